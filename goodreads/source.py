@@ -1,0 +1,180 @@
+"""Where the gzip files come from, and how the wanted lines are taken out of them while they stream.
+
+A source is a base URL, a local folder, or ``sample``; all three become chunks of compressed bytes and
+take the same path from there. Memory is bounded by what is kept, not by the file.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from goodreads import sample
+from goodreads.cli import InputError, Progress
+
+UCSD = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/byGenre/"
+FIELDS = ("review_id", "book_id", "user_id", "review_text", "rating")
+
+CHUNK = 1 << 16  # bytes a read asks for: the most that is read past the last wanted line
+TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
+USER_AGENT = "goodreads-genre-classifier/1 (python-requests)"
+
+
+@dataclass
+class GenreLines:
+    """What was read of one genre.
+
+    Attributes:
+        lines: lines read, at most the limit asked for.
+        bytes: compressed bytes read.
+        records: line index (from 0) -> the record's ``FIELDS``, for the wanted lines.
+    """
+
+    lines: int = 0
+    bytes: int = 0
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+def describe(source: str, genre: str) -> str:
+    """The URL or path of a genre's file, for messages and the manifest."""
+    name = f"goodreads_reviews_{genre}.json.gz"
+    if source == "sample":
+        return f"sample:{name}"
+    return f"{source.rstrip('/')}/{name}" if "://" in source else str(Path(source) / name)
+
+
+def read_lines(
+    source: str, genre: str, limit: int, wanted: Collection[int], progress: Progress
+) -> GenreLines:
+    """Read the first ``limit`` lines of a genre and keep the wanted ones.
+
+    Args:
+        source: base URL, folder or ``sample``.
+        genre: slug.
+        limit: lines to read at most; reading stops there and the connection is closed.
+        wanted: line indices (from 0) whose records are kept.
+        progress: counts lines.
+
+    Raises:
+        InputError: the file is missing, not gzip, damaged or truncated, or a wanted line is not a review.
+    """
+    where, read = describe(source, genre), GenreLines()
+
+    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            read.bytes += len(chunk)
+            yield chunk
+
+    with closing(_chunks(source, genre, where)) as chunks:
+        for line in gzip_lines(counted(chunks), where):
+            if read.lines in wanted:
+                read.records[read.lines] = parse_review(line, where, read.lines)
+            read.lines += 1
+            progress.update(1)
+            if read.lines == limit:
+                break
+    return read
+
+
+def gzip_lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
+    """The lines (without their newline) of gzip data that arrives in chunks.
+
+    Raises:
+        InputError: the data is not gzip, is damaged, or ends in the middle of a gzip member.
+    """
+    unpacker, rest, started = zlib.decompressobj(wbits=31), b"", False
+    for chunk in chunks:
+        if not started and chunk[:2] != b"\x1f\x8b"[: len(chunk)]:
+            raise InputError(f"{where} is not a gzip file: {_looks_like(chunk)}; check --source")
+        started = True
+        while chunk:
+            if unpacker.eof:  # a gzip file may have several members
+                unpacker = zlib.decompressobj(wbits=31)
+            try:
+                text = unpacker.decompress(chunk)
+            except zlib.error as error:
+                raise InputError(f"{where} is damaged ({error}); fetch it again") from error
+            chunk = unpacker.unused_data
+            *lines, rest = (rest + text).split(b"\n")
+            yield from lines
+    if not unpacker.eof:
+        raise InputError(f"{where} is {'truncated' if started else 'empty'}; fetch it again")
+    if rest:
+        yield rest
+
+
+def parse_review(line: bytes, where: str, index: int) -> dict[str, Any]:
+    """One JSON line to its ``FIELDS``; raises InputError naming the line (from 1) if it is not a review."""
+    place = f"{where}, line {index + 1:,}"
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place} is not JSON ({error}); the source is damaged") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{place} is not a JSON object; the source is not in the UCSD format")
+    for name in FIELDS:
+        kind = int if name == "rating" else str
+        if not isinstance(record.get(name), kind):
+            raise InputError(f"{place} has no {name} of type {kind.__name__}; not in the UCSD format")
+    record["review_text"] = _well_formed(record["review_text"])
+    return {name: record[name] for name in FIELDS}
+
+
+def _well_formed(text: str) -> str:
+    """JSON may escape half a surrogate pair, which no UTF-8 file can hold: U+FFFD stands for it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _chunks(source: str, genre: str, where: str) -> Generator[bytes, None, None]:
+    if source == "sample":
+        return sample.gzip_chunks(genre)
+    return _http_chunks(where) if "://" in source else _file_chunks(Path(where))
+
+
+def _file_chunks(path: Path) -> Generator[bytes, None, None]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check --source") from error
+
+
+def _http_chunks(url: str) -> Generator[bytes, None, None]:
+    import requests
+
+    try:
+        # requests honours the proxy environment variables
+        with requests.get(url, stream=True, timeout=TIMEOUT, headers={"User-Agent": USER_AGENT}) as response:
+            if response.status_code != 200:
+                raise InputError(f"{url}: HTTP {response.status_code} {response.reason}; check --source")
+            # the raw body: the file is gzip itself, and nothing may unpack it on the way
+            while chunk := response.raw.read(CHUNK, decode_content=False):
+                yield chunk
+    except (requests.RequestException, OSError) as error:
+        raise InputError(
+            f"{url}: {_reason(error)}; check the network and --source, then run again"
+        ) from error
+    except Exception as error:  # urllib3's errors, which requests does not wrap on the raw body
+        if type(error).__module__.partition(".")[0] != "urllib3":
+            raise
+        raise InputError(f"{url}: {_reason(error)}; the connection broke, run again") from error
+
+
+def _reason(error: BaseException) -> str:
+    root: BaseException = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    return f"{type(root).__name__}: {root}"
+
+
+def _looks_like(chunk: bytes) -> str:
+    if title := re.search(rb"<title>(.*?)</title>", chunk, re.I | re.S):
+        return f"an HTML page titled {title.group(1).decode('utf-8', 'replace').strip()!r}"
+    if chunk.lstrip()[:1] == b"<":
+        return "an HTML or XML page"
+    return f"it begins with {chunk[:16]!r}"

@@ -1,0 +1,94 @@
+"""The train and test split on disk, and the manifest that vouches for it.
+
+``train.parquet`` and ``test.parquet`` hold review_id, book_id, user_id, genre, label, text, rating;
+``manifest.json`` says how they were made and what their hashes are. Nothing here writes them: that is
+data_loader.py's. README, "Files", has the format.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodreads.cli import InputError
+from goodreads.files import read_json, sha256_file
+
+FORMAT = 1
+SCHEMA = pa.schema(
+    [
+        ("review_id", pa.string()),
+        ("book_id", pa.string()),
+        ("user_id", pa.string()),
+        ("genre", pa.string()),
+        ("label", pa.int64()),
+        ("text", pa.string()),
+        ("rating", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split in memory, rows in file order.
+
+    Attributes:
+        review_ids, texts: one string per review.
+        labels: one label id per review, an index into ``label_names``.
+        label_names: genre slugs by label id.
+    """
+
+    review_ids: list[str]
+    texts: list[str]
+    labels: list[int]
+    label_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.review_ids)
+
+
+def read_manifest(data_dir: Path) -> dict[str, Any]:
+    """The manifest of a data folder; raises InputError if it is missing, damaged or of another format."""
+    manifest = read_json(data_dir / "manifest.json", f"python data_loader.py --output-dir {data_dir}")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{data_dir / 'manifest.json'} is not of format {FORMAT}; run data_loader.py --force"
+        )
+    return manifest
+
+
+def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
+    """The first split file that is not what the manifest says, with the reason, or None."""
+    for name, entry in manifest["files"].items():
+        path = data_dir / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+            return f"{path} is not the file its manifest describes (changed or damaged)"
+    return None
+
+
+def read_split(data_dir: Path, name: str) -> Split:
+    """Load the split ``train`` or ``test`` after checking every file against the manifest.
+
+    Raises:
+        InputError: the manifest or a file is missing, changed or damaged.
+    """
+    manifest = read_manifest(data_dir)
+    if problem := damaged_file(data_dir, manifest):
+        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+    table = pq.read_table(data_dir / f"{name}.parquet", schema=SCHEMA)
+    columns = {column: table[column].to_pylist() for column in ("review_id", "text", "label")}
+    return Split(columns["review_id"], columns["text"], columns["label"], manifest["labels"])
+
+
+def content_sha256(review_ids: Sequence[str], labels: Sequence[int], texts: Sequence[str]) -> str:
+    """A hash of what a split says, whatever file it stands in: ids, labels and the hash of each text."""
+    digest = hashlib.sha256()
+    for review_id, label, text in zip(review_ids, labels, texts, strict=True):
+        text_hash = hashlib.sha256(text.encode()).hexdigest()
+        digest.update(f"{review_id}\t{label}\t{text_hash}\n".encode())
+    return digest.hexdigest()
