@@ -85,6 +85,35 @@ def read_split(data_dir: Path, name: str) -> Split:
     return Split(columns["review_id"], columns["text"], columns["label"], manifest["labels"])
 
 
+def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
+    """Take the last ``per_genre`` reviews of each genre out of a split.
+
+    The rows of a genre stand in the random order in which they were drawn, so its last ones are a sample.
+
+    Returns:
+        What is left, and what was taken.
+
+    Raises:
+        InputError: a genre has no more reviews than that.
+    """
+    taken: set[int] = set()
+    for label, name in enumerate(split.label_names):
+        rows = [i for i, value in enumerate(split.labels) if value == label]
+        if len(rows) <= per_genre:
+            raise InputError(f"--validation-per-genre {per_genre} leaves {name} no training reviews")
+        taken.update(rows[-per_genre:])
+    return _rows(split, [i for i in range(len(split)) if i not in taken]), _rows(split, sorted(taken))
+
+
+def _rows(split: Split, rows: Sequence[int]) -> Split:
+    return Split(
+        [split.review_ids[i] for i in rows],
+        [split.texts[i] for i in rows],
+        [split.labels[i] for i in rows],
+        split.label_names,
+    )
+
+
 def content_sha256(review_ids: Sequence[str], labels: Sequence[int], texts: Sequence[str]) -> str:
     """A hash of what a split says, whatever file it stands in: ids, labels and the hash of each text."""
     digest = hashlib.sha256()

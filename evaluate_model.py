@@ -1,0 +1,203 @@
+"""Score a fine-tuned model, from a folder or the Hub, on the manifest's test split.
+
+    python evaluate_model.py                                  # model/ on data/, results named "local"
+    python evaluate_model.py --model user/name                # a Hub repository, results named "hub"
+    python evaluate_model.py --model user/name --revision v1  # one revision of it
+
+It never samples anew: the test split is the one data_loader.py wrote. Labels are matched by name, so a
+model with the same genres in another order is scored right, and one with other names is refused.
+Writes eval_results_NAME.json, classification_report_NAME.txt and predictions_NAME.parquet.
+"""
+
+import argparse
+import json
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from goodreads.cli import InputError, Parser, log, run
+from goodreads.labels import GENRES, match_labels
+
+
+def main() -> None:
+    """Score, write the results files, print the table and one JSON line."""
+    options = _options()
+    options.name = options.name or ("local" if Path(options.model).is_dir() else "hub")
+    if not re.fullmatch(r"[\w.-]+", options.name):
+        raise InputError(f"--name {options.name!r} goes into file names: use letters, digits, '.', '_', '-'")
+    result = evaluate(options)
+    print(table(result))
+    print(json.dumps(summary(result)))
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Load the split and the model, score, and write the three results files.
+
+    Returns:
+        The document of eval_results_NAME.json.
+
+    Raises:
+        InputError: the data, the model or the results folder are not usable, or the labels do not match.
+    """
+    import numpy as np
+    import transformers
+
+    from goodreads import metrics, runtime, scoring, splits
+    from goodreads.files import sha256_file
+
+    transformers.logging.set_verbosity_error()  # what it would warn of, load_classifier refuses
+    transformers.logging.disable_progress_bar()
+    split, manifest = splits.read_split(options.data_dir, "test"), splits.read_manifest(options.data_dir)
+    device = runtime.choose_device()
+    log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
+    started = time.perf_counter()
+    folder, origin = resolve_model(options.model, options.revision)
+    classifier = scoring.load_classifier(folder, options.dtype, device.type)
+    columns = match_labels(classifier.labels, split.label_names, options.model)
+    if columns != sorted(columns):
+        log.warning("the model orders its labels otherwise than the data; matched by name: %s", columns)
+    loaded = time.perf_counter()
+    logits, tokens = scoring.score(classifier, split.texts)
+    logits, seconds = logits[:, columns], time.perf_counter() - loaded
+    result = {
+        "format": 1,
+        "name": options.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": origin,
+        "data": {
+            "manifest_sha256": sha256_file(options.data_dir / "manifest.json"),
+            "test_content_sha256": manifest["splits"]["test"]["content_sha256"],
+            "reviews": len(split),
+            "source": manifest["parameters"]["source"],
+        },
+        "labels": split.label_names,
+        "label_permutation": columns,
+        "dtype": options.dtype,
+        "device": device.type,
+        "seed": options.seed,
+        **metrics.figures(logits, np.array(split.labels), split.label_names, options.seed),
+        "seconds": {"load": loaded - started, "score": seconds},
+        "throughput": {"reviews_per_second": len(split) / seconds, "tokens_per_second": tokens / seconds},
+        "environment": runtime.environment(),
+    }
+    write_results(options.results_dir, result, split, logits)
+    return result
+
+
+def resolve_model(model: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
+    """The folder that holds the model, downloaded if need be, and where it came from with its hashes.
+
+    Raises:
+        InputError: no such folder or repository.
+    """
+    from goodreads.model_folder import WEIGHTS, hashes
+
+    origin: dict[str, Any] = {"source": model}
+    folder = Path(model)
+    if not folder.is_dir():
+        if model.count("/") != 1 or model.startswith((".", "/")):
+            raise InputError(f"--model {model}: no such folder; train it with train.py, or name a Hub repo")
+        folder = _download(model, revision)
+        origin["commit"] = folder.name  # huggingface_hub names a snapshot's folder after its commit
+    elif revision:
+        raise InputError(f"--revision is for Hub repositories, and --model {model} is a folder")
+    origin["files_sha256"] = hashes(folder)
+    origin["weights_sha256"] = origin["files_sha256"].get(WEIGHTS)
+    return folder, origin
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"--model {repo}: cannot be fetched from the Hub: {error}") from error
+
+
+def write_results(results_dir: Path, result: dict[str, Any], split: Any, logits: Any) -> None:
+    """Write predictions, report and results; the JSON last, since it vouches for the others.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from goodreads.files import atomic_path, sha256_file, write_json, write_text
+
+    name = result["name"]
+    predictions = results_dir / f"predictions_{name}.parquet"
+    columns = {
+        "review_id": pa.array(split.review_ids, pa.string()),
+        "label": pa.array(split.labels, pa.int64()),
+        "prediction": pa.array(logits.argmax(axis=1), pa.int64()),
+    } | {f"logit_{genre}": pa.array(logits[:, i], pa.float32()) for i, genre in enumerate(split.label_names)}
+    with atomic_path(predictions) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+    result["predictions_sha256"] = sha256_file(predictions)
+    write_text(results_dir / f"classification_report_{name}.txt", classification_report(result) + "\n")
+    write_json(results_dir / f"eval_results_{name}.json", result)
+    log.info("wrote %s, its report and its predictions", results_dir / f"eval_results_{name}.json")
+
+
+def classification_report(result: dict[str, Any]) -> str:
+    """The per-class figures as text, laid out as scikit-learn's classification_report."""
+    metrics, n = result["metrics"], result["data"]["reviews"]
+    lines = [f"{'':>24}{'precision':>11}{'recall':>11}{'f1-score':>11}{'support':>11}", ""]
+    for slug, row in result["per_class"].items():
+        values = f"{row['precision']:>11.4f}{row['recall']:>11.4f}{row['f1']:>11.4f}{row['support']:>11}"
+        lines.append(f"{GENRES[slug]:>24}{values}")
+    lines += ["", f"{'accuracy':>24}{'':>22}{metrics['accuracy']['value']:>11.4f}{n:>11}"]
+    for average in ("macro", "weighted"):
+        values = "".join(
+            f"{metrics[f'{m}_{average}']['value']:>11.4f}" for m in ("precision", "recall", "f1")
+        )
+        lines.append(f"{average + ' avg':>24}{values}{n:>11}")
+    return "\n".join(lines)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The headline metrics with their intervals, and the per-class report."""
+    lines = [
+        f"{result['name']}: {result['model']['source']} on {result['data']['reviews']:,} test reviews "
+        f"({result['data']['source']})"
+    ]
+    if result["data"]["source"] == "sample":
+        lines.append("The reviews are generated: these figures mean nothing beyond this sample run.")
+    lines.append(f"{'':<20}{'value':>8}   95 % interval")
+    for name, entry in result["metrics"].items():
+        lines.append(f"{name:<20}{entry['value']:>8.4f}   {entry['low']:.4f} to {entry['high']:.4f}")
+    return "\n".join([*lines, "", classification_report(result)])
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """What a script wants from the last line of stdout."""
+    return {
+        "name": result["name"],
+        "model": result["model"]["source"],
+        "weights_sha256": result["model"]["weights_sha256"],
+        "reviews": result["data"]["reviews"],
+        **{name: round(entry["value"], 4) for name, entry in result["metrics"].items()},
+        "reviews_per_second": round(result["throughput"]["reviews_per_second"], 1),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = Parser(__doc__, prog="evaluate_model.py")
+    add = parser.add_argument
+    add("--model", default="model", metavar="PATH_OR_REPO", help="model folder, or Hub repository user/name")
+    add("--revision", help="branch, tag or commit of the Hub repository; its main branch if not given")
+    add("--name", help="name of the results; 'local' for a folder and 'hub' for a repository if not given")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
+    add("--results-dir", type=Path, default=Path("results"), help="folder for the results files")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")
+    add("--seed", type=int, default=42, help="of the bootstrap intervals")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main, "evaluate_model.py")

@@ -1,0 +1,124 @@
+"""The machine: which device and number format, what is installed, how long training will take."""
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goodreads.cli import InputError
+
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "huggingface_hub", "accelerate")
+CONTAINER_HINT = "in a container, start it with `--gpus all` on a host that has the NVIDIA container toolkit"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the work runs: ``type`` is cuda, mps or cpu; ``reason`` says why, for the log."""
+
+    type: str
+    name: str
+    reason: str
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether this is an accelerator."""
+        return self.type != "cpu"
+
+
+def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
+    """The first GPU there is, else the CPU; ``use_cpu`` takes the CPU whatever there is.
+
+    Raises:
+        InputError: ``require_gpu`` and there is none, or both are asked for.
+    """
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if use_cpu:
+        if require_gpu:
+            raise InputError("--require-gpu and --use_cpu contradict each other")
+        return Device("cpu", cpu, "--use_cpu")
+    if torch.cuda.is_available():
+        return Device("cuda", torch.cuda.get_device_name(0), f"{torch.cuda.device_count()} visible to CUDA")
+    if torch.backends.mps.is_available():
+        return Device("mps", "Apple GPU", "Metal is available")
+    if torch.version.cuda is None:
+        reason = "this torch is a build without CUDA"
+    else:
+        reason = f"torch is built for CUDA {torch.version.cuda} but sees no GPU"
+    if require_gpu:
+        raise InputError(f"--require-gpu: {reason}; {CONTAINER_HINT}")
+    return Device("cpu", cpu, reason)
+
+
+def choose_precision(device_type: str) -> tuple[str, str]:
+    """``bf16``, ``fp16`` or ``float32`` for training on a device of that type, and why."""
+    if device_type != "cuda":
+        return "float32", "mixed precision is for CUDA GPUs"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the GPU computes in bfloat16"
+    return "fp16", "the GPU has no bfloat16; the loss is scaled"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and GPU, for the results files."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in ``folder``, ``-dirty`` after it where files differ; None if it is none."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() if commit.returncode == 0 else None
+
+
+def boxed(lines: list[str]) -> str:
+    """The lines in a frame that is hard to overlook."""
+    width = max(len(line) for line in lines)
+    body = "\n".join(f"║ {line:<{width}} ║" for line in lines)
+    return f"╔{'═' * (width + 2)}╗\n{body}\n╚{'═' * (width + 2)}╝"
+
+
+def training_seconds(parameters: int, tokens: int) -> float:
+    """A rough time to train on the CPU, from a matrix product timed on the spot.
+
+    6 floating-point operations per parameter and token (Kaplan et al. 2020, arXiv:2001.08361), at half of the
+    measured rate.
+
+    Args:
+        parameters: of the model, its embedding tables left out.
+        tokens: that training sees, over all epochs.
+    """
+    a, size, seconds = torch.randn(1024, 1024), 1024, []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    rate = 2 * size**3 / sorted(seconds)[2]
+    return 6 * parameters * tokens / (0.5 * rate)
+
+
+def duration(seconds: float) -> str:
+    """``"45 s"``, ``"12 min"`` or ``"3.4 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,100 @@
+"""A model folder to logits, the pipeline's own way: length-sorted batches of a fixed token budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from goodreads.cli import InputError, Progress
+from goodreads.encoding import encode, token_budget_batches
+from goodreads.model_folder import check_complete
+
+TOKEN_BUDGET = 4_096  # tokens a batch, padding included
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded model.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: the fast tokenizer saved with it.
+        labels: names by the model's own label ids.
+        max_length: tokens of a review it was trained on at most.
+    """
+
+    model: Any
+    tokenizer: Any
+    labels: list[str]
+    max_length: int
+
+
+def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
+    """Load a sequence classifier from a folder, from safetensors only and without any network.
+
+    Args:
+        folder: config.json, model.safetensors and the tokenizer's files.
+        dtype: ``float32`` or ``bfloat16``, of the weights and the arithmetic.
+        device: a torch device.
+
+    Raises:
+        InputError: the folder is not a complete model, or one whose classifier was never trained.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    check_complete(folder)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers, safetensors and tokenizers share no base class
+        raise InputError(f"{folder} cannot be loaded as a classifier: {error}") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{folder} has no trained classifier (no {missing}); fine-tune it with train.py")
+    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    limit = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    max_length = min(tokenizer.model_max_length, limit)
+    return Classifier(model.eval().to(device), tokenizer, labels, max_length)
+
+
+def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+    """Logits of each text, in the order given.
+
+    Args:
+        classifier: from ``load_classifier``.
+        texts: n reviews.
+
+    Returns:
+        float32 logits of shape (n, labels), columns in the model's own label order; and the number of
+        tokens scored, padding left out.
+    """
+    columns = encode(classifier.tokenizer, texts, classifier.max_length)
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    logits = np.zeros((len(texts), len(classifier.labels)), dtype=np.float32)
+    progress = Progress("score", len(texts), "reviews")
+    with torch.inference_mode():
+        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
+            inputs = _padded(
+                {name: [values[i] for i in batch] for name, values in columns.items()}, classifier
+            )
+            logits[batch] = classifier.model(**inputs).logits.float().cpu().numpy()
+            progress.update(len(batch))
+    progress.close()
+    return logits, sum(lengths)
+
+
+def _padded(columns: dict[str, list[list[int]]], classifier: Classifier) -> dict[str, torch.Tensor]:
+    from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+    batch = pad_without_fast_tokenizer_warning(classifier.tokenizer, columns, return_tensors="pt")
+    return {name: tensor.to(classifier.model.device) for name, tensor in batch.items()}

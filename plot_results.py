@@ -1,0 +1,263 @@
+"""Draw the results: curves, confusion matrix, per-class bars, overall metrics, and local against Hub.
+
+    python plot_results.py                               # everything that RESULTS_DIR has the files for
+
+Reads only results files: training_log.json, eval_results_NAME.json. Draws training_loss.png, for each
+evaluation confusion_matrix_NAME.png, per_class_metrics_NAME.png and overall_metrics_NAME.png, and with
+both "local" and "hub" comparison_local_hub.png and comparison.md.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from goodreads.cli import InputError, Parser, log, run
+from goodreads.labels import GENRES
+
+# Okabe & Ito's palette (https://jfly.uni-koeln.de/color/): told apart with any colour vision, and in grey
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+NAMES = {"local": "Local", "hub": "Hub"}
+METRICS = {  # the reference's Table 2, in its order
+    "accuracy": "Accuracy",
+    "precision_weighted": "Precision (weighted)",
+    "recall_weighted": "Recall (weighted)",
+    "f1_weighted": "F1 (weighted)",
+    "loss": "Loss",
+}
+EVALUATE = "python evaluate_model.py"
+
+
+def main() -> None:
+    """Draw what there is; print the comparison and one JSON line."""
+    results_dir = _options().results_dir
+    evaluations = read_evaluations(results_dir)
+    drawn = draw(results_dir, evaluations)
+    document: dict[str, Any] = {"drawn": [path.name for path in drawn]}
+    if {"local", "hub"} <= evaluations.keys():
+        rows = comparison_rows(evaluations["local"], evaluations["hub"])
+        text = markdown_table(rows)
+        from goodreads.files import write_text
+
+        write_text(results_dir / "comparison.md", text + "\n")
+        print(text)
+        document["largest_difference"] = max(abs(row[3]) for row in rows)
+    print(json.dumps(document))
+
+
+def read_evaluations(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Every evaluation in the folder, by name.
+
+    Raises:
+        InputError: there is none, or a file is damaged.
+    """
+    from goodreads.files import read_json
+
+    paths = sorted(results_dir.glob("eval_results_*.json"))
+    if not paths:
+        raise InputError(f"{results_dir} has no eval_results_*.json; make one with: {EVALUATE}")
+    evaluations = {}
+    for path in paths:
+        document = read_json(path, EVALUATE)
+        if document.get("format") != 1 or "confusion_matrix" not in document:
+            raise InputError(f"{path} is not an evaluation of format 1; make it again with: {EVALUATE}")
+        evaluations[document["name"]] = document
+    return evaluations
+
+
+def draw(results_dir: Path, evaluations: dict[str, dict[str, Any]]) -> list[Path]:
+    """Draw every picture that there are figures for; the paths, in drawing order."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no screen needed
+    mpl.rcParams.update(
+        {"figure.dpi": 150, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    drawn = []
+    log_path = results_dir / "training_log.json"
+    if log_path.exists():
+        from goodreads.files import read_json
+
+        drawn.append(
+            _save(training_curves(read_json(log_path, "python train.py")), results_dir / "training_loss.png")
+        )
+    else:
+        log.warning("%s is missing, so training_loss.png is not drawn; train.py writes it", log_path)
+    for name, result in evaluations.items():
+        for stem, picture in (
+            ("confusion_matrix", confusion),
+            ("per_class_metrics", per_class_bars),
+            ("overall_metrics", overall_bars),
+        ):
+            drawn.append(_save(picture(result), results_dir / f"{stem}_{name}.png"))
+    if {"local", "hub"} <= evaluations.keys():
+        figure = comparison_bars(evaluations["local"], evaluations["hub"])
+        drawn.append(_save(figure, results_dir / "comparison_local_hub.png"))
+    return drawn
+
+
+def _save(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    from goodreads.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight")
+    plt.close(figure)
+    log.info("drew %s", path)
+    return path
+
+
+def training_curves(record: dict[str, Any]) -> Any:
+    """Losses (left) and test accuracy (right) per epoch."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in record["epochs"]]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for key, label, color, style in (
+        ("train_loss", "Training", BLUE, "o-"),
+        ("validation_loss", "Validation", GREEN, "^:"),
+        ("test_loss", "Test", ORANGE, "s--"),
+    ):
+        if all(key in row for row in record["epochs"]):
+            left.plot(epochs, [row[key] for row in record["epochs"]], style, color=color, label=label)
+    left.set(xlabel="Epoch", ylabel="Loss", title="Loss per epoch")
+    left.legend(frameon=False)
+    accuracy = [row["test_accuracy"] for row in record["epochs"]]
+    right.plot(epochs, accuracy, "s--", color=ORANGE)
+    for epoch, value in zip(epochs, accuracy):
+        right.annotate(f"{value:.3f}", (epoch, value), xytext=(0, 7), textcoords="offset points", ha="center")
+    right.set(xlabel="Epoch", ylabel="Accuracy", title="Test accuracy per epoch")
+    right.margins(y=0.2)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion(result: dict[str, Any]) -> Any:
+    """The confusion matrix: counts, with each row's percentages beneath and as colour."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import seaborn as sns
+
+    counts = np.array(result["confusion_matrix"])
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = np.array([[f"{c}\n{s:.0f} %" for c, s in zip(*row)] for row in zip(counts, shares)])
+    names = [GENRES[label] for label in result["labels"]]
+    size = 2.5 + 0.85 * len(names)
+    figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
+    sns.heatmap(
+        shares, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=100, linewidths=0.5, ax=axes,
+        xticklabels=names, yticklabels=names, annot_kws={"size": 9},
+        cbar_kws={"label": "% of the true genre", "shrink": 0.8},
+    )  # fmt: skip
+    axes.set(xlabel="Predicted genre", ylabel="True genre", title=_title("Confusion matrix", result))
+    axes.set_xticks(axes.get_xticks(), names, rotation=40, ha="right", rotation_mode="anchor")
+    return figure
+
+
+def per_class_bars(result: dict[str, Any]) -> Any:
+    """Precision, recall and F1 of each genre."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    rows = [result["per_class"][label] for label in result["labels"]]
+    place = np.arange(len(rows))
+    figure, axes = plt.subplots(figsize=(1.25 * len(rows) + 2, 4.4), layout="constrained")
+    for i, (key, label, color) in enumerate(
+        (("precision", "Precision", BLUE), ("recall", "Recall", ORANGE), ("f1", "F1", GREEN))
+    ):
+        bars = axes.bar(place + 0.27 * (i - 1), [row[key] for row in rows], 0.27, label=label, color=color)
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    names = [GENRES[label] for label in result["labels"]]
+    axes.set_xticks(place, names, rotation=25, ha="right", rotation_mode="anchor")
+    axes.set(ylim=(0, 1.05), ylabel="Score", title=_title("Per-genre metrics", result))
+    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0))
+    return figure
+
+
+def overall_bars(result: dict[str, Any]) -> Any:
+    """The headline scores with their 95 % intervals; the loss, on another scale, in the title."""
+    import matplotlib.pyplot as plt
+
+    names = [name for name in METRICS if name != "loss"]
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    _interval_bars(
+        axes, range(len(names)), [result["metrics"][name] for name in names], 0.6, BLUE, result["name"]
+    )
+    axes.set_xticks(range(len(names)), [METRICS[name] for name in names], rotation=12)
+    loss = result["metrics"]["loss"]
+    title = _title("Overall metrics", result)
+    title += f"\nloss {loss['value']:.4f} ({loss['low']:.4f} to {loss['high']:.4f})"
+    axes.set(ylim=(0, 1), ylabel="Score, with 95 % interval", title=title)
+    return figure
+
+
+def comparison_bars(local: dict[str, Any], hub: dict[str, Any]) -> Any:
+    """The rows of the comparison table as pairs of bars."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    place = np.arange(len(METRICS))
+    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
+    for i, (result, color) in enumerate(((local, BLUE), (hub, ORANGE))):
+        entries = [result["metrics"][name] for name in METRICS]
+        _interval_bars(axes, place + 0.38 * (i - 0.5), entries, 0.38, color, NAMES[result["name"]])
+    axes.set_xticks(place, list(METRICS.values()), rotation=12)
+    axes.set(ylabel="Value, with 95 % interval", title="Local model against its Hub copy")
+    axes.margins(y=0.15)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _interval_bars(
+    axes: Any, place: Any, entries: list[dict[str, float]], width: float, color: str, label: str
+) -> None:
+    values = [entry["value"] for entry in entries]
+    errors = [
+        [max(0.0, e["value"] - e["low"]) for e in entries],
+        [max(0.0, e["high"] - e["value"]) for e in entries],
+    ]
+    axes.bar(place, values, width, color=color, label=label, yerr=errors, capsize=3, ecolor="#444444")
+    for x, entry in zip(place, entries):
+        axes.annotate(
+            f"{entry['value']:.4f}", (x, entry["high"]), xytext=(0, 4), textcoords="offset points",
+            ha="center", fontsize=8,
+        )  # fmt: skip
+
+
+def _title(what: str, result: dict[str, Any]) -> str:
+    generated = ", generated reviews" if result["data"]["source"] == "sample" else ""
+    name = NAMES.get(result["name"], result["name"])
+    return f"{what}: {name} ({result['data']['reviews']:,} test reviews{generated})"
+
+
+def comparison_rows(local: dict[str, Any], hub: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+    """The reference's Table 2: metric, local, hub, difference."""
+    return [
+        (label, a := local["metrics"][name]["value"], b := hub["metrics"][name]["value"], b - a)
+        for name, label in METRICS.items()
+    ]
+
+
+def markdown_table(rows: list[tuple[str, float, float, float]]) -> str:
+    """The comparison as a Markdown table with four decimals."""
+    lines = ["| Metric | Local | Hub | Diff |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {a:.4f} | {b:.4f} | {d:.4f} |" for name, a, b, d in rows])
+
+
+def _options() -> argparse.Namespace:
+    parser = Parser(__doc__, prog="plot_results.py")
+    parser.add_argument(
+        "--results-dir",
+        type=Path,
+        default=Path("results"),
+        help="folder of the results files and the pictures",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main, "plot_results.py")
