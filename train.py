@@ -194,6 +194,7 @@ def build_trainer(
         if not arguments.report_to:
             raise
         raise InputError(f"--report_to {' '.join(arguments.report_to)}: {error}") from error
+    trainer.add_callback(training.BatchOrderCallback(trainer.order))
     if arguments.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(training.PlainLog())

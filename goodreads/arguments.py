@@ -135,6 +135,7 @@ def complete(
         "gradient_accumulation_steps": plan.accumulation,
         "seed": options.seed,
         "dataloader_pin_memory": training["dataloader_pin_memory"] and device_type == "cuda",
+        "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),
     }
     if device_type == "cuda" and not (training["bf16"] or training["fp16"]):
