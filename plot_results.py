@@ -174,7 +174,7 @@ def per_class_bars(result: dict[str, Any]) -> Any:
     names = [GENRES[label] for label in result["labels"]]
     axes.set_xticks(place, names, rotation=25, ha="right", rotation_mode="anchor")
     axes.set(ylim=(0, 1.05), ylabel="Score", title=_title("Per-genre metrics", result))
-    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0))
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
     return figure
 
 
@@ -229,9 +229,8 @@ def _interval_bars(
 
 
 def _title(what: str, result: dict[str, Any]) -> str:
-    generated = ", generated reviews" if result["data"]["source"] == "sample" else ""
-    name = NAMES.get(result["name"], result["name"])
-    return f"{what}: {name} ({result['data']['reviews']:,} test reviews{generated})"
+    kind = "generated test reviews" if result["data"]["source"] == "sample" else "test reviews"
+    return f"{what}: {NAMES.get(result['name'], result['name'])} ({result['data']['reviews']:,} {kind})"
 
 
 def comparison_rows(local: dict[str, Any], hub: dict[str, Any]) -> list[tuple[str, float, float, float]]:

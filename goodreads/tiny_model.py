@@ -15,13 +15,24 @@ def build_tokenizer(texts: Sequence[str], max_length: int) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
+    def untrained(vocabulary: dict[str, int] | None) -> Any:
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer
+
+    # the trainer numbers the ## letters in the order of a hash table, and breaks ties by number: only
+    # tokens that are named as special have a fixed place. The vocabulary then goes into a tokenizer
+    # where the five true ones alone are special.
+    letters = [f"##{letter}" for letter in sorted({c for text in texts for c in text if not c.isspace()})]
+    learner = untrained(None)
+    learner.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(
+            vocab_size=VOCABULARY, special_tokens=[*SPECIAL, *letters], show_progress=False
+        ),
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = untrained(learner.get_vocab())
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
