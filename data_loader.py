@@ -13,10 +13,11 @@ import argparse
 import platform
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -70,6 +71,8 @@ def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[
     Raises:
         InputError: the source does not yield enough reviews, or the folder cannot be written.
     """
+    for leftover in output_dir.glob(".*.tmp"):  # of a killed run
+        leftover.unlink()
     if not force and (manifest := _reusable(parameters, output_dir)) is not None:
         log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
         return manifest
@@ -143,19 +146,23 @@ def sample_genres(parameters: Parameters) -> tuple[dict[str, list[Row]], dict[st
 
 
 def _read_genres(parameters: Parameters, wanted: Mapping[str, Sequence[int]]) -> dict[str, GenreLines]:
-    def read(place: tuple[int, str]) -> GenreLines:
-        progress = Progress(place[1], parameters.head, "reviews", position=place[0])
-        result = read_lines(parameters.source, place[1], parameters.head, set(wanted[place[1]]), progress)
+    stop = Event()
+
+    def read(position: int, genre: str) -> GenreLines:
+        progress = Progress(genre, parameters.head, "reviews", position=position)
+        kept = set(wanted[genre])
+        result = read_lines(parameters.source, genre, parameters.head, kept, progress, stop)
         progress.close()
         return result
 
     with ThreadPoolExecutor(len(wanted)) as pool:
-        futures = {genre: pool.submit(read, (i, genre)) for i, genre in enumerate(wanted)}
+        futures = {genre: pool.submit(read, i, genre) for i, genre in enumerate(wanted)}
         try:
-            return {genre: future.result() for genre, future in futures.items()}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            for future in as_completed(futures.values()):
+                future.result()  # the first failure ends the run
+        finally:
+            stop.set()
+    return {genre: future.result() for genre, future in futures.items()}
 
 
 def _check_count(genre: str, count: int, parameters: Parameters) -> None:
@@ -176,12 +183,7 @@ def split(samples: Mapping[str, list[Row]], parameters: Parameters) -> tuple[lis
     train: list[Row] = []
     test: list[Row] = []
     for genre, records in samples.items():
-        share = parameters.train_per_genre / parameters.per_genre
-        cut = (
-            parameters.train_per_genre
-            if len(records) == parameters.per_genre
-            else max(1, int(len(records) * share))
-        )
+        cut = max(1, len(records) * parameters.train_per_genre // parameters.per_genre)
         rows = [
             {
                 "review_id": record["review_id"],

@@ -134,6 +134,9 @@ def complete(
         "per_device_train_batch_size": plan.per_device,
         "gradient_accumulation_steps": plan.accumulation,
         "seed": options.seed,
+        # said outright: several processes without a GPU would otherwise train apart from each other
+        "use_cpu": device_type == "cpu",
+        "ddp_backend": training["ddp_backend"] or ("gloo" if device_type == "cpu" and devices > 1 else None),
         "dataloader_pin_memory": training["dataloader_pin_memory"] and device_type == "cuda",
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),

@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from goodreads import sample
@@ -48,7 +49,7 @@ def describe(source: str, genre: str) -> str:
 
 
 def read_lines(
-    source: str, genre: str, limit: int, wanted: Collection[int], progress: Progress
+    source: str, genre: str, limit: int, wanted: Collection[int], progress: Progress, stop: Event
 ) -> GenreLines:
     """Read the first ``limit`` lines of a genre and keep the wanted ones.
 
@@ -58,6 +59,7 @@ def read_lines(
         limit: lines to read at most; reading stops there and the connection is closed.
         wanted: line indices (from 0) whose records are kept.
         progress: counts lines.
+        stop: reading ends early once it is set.
 
     Raises:
         InputError: the file is missing, not gzip, damaged or truncated, or a wanted line is not a review.
@@ -75,7 +77,7 @@ def read_lines(
                 read.records[read.lines] = parse_review(line, where, read.lines)
             read.lines += 1
             progress.update(1)
-            if read.lines == limit:
+            if read.lines == limit or stop.is_set():
                 break
     return read
 
@@ -112,16 +114,18 @@ def parse_review(line: bytes, where: str, index: int) -> dict[str, Any]:
     place = f"{where}, line {index + 1:,}"
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place} is not JSON ({error}); the source is damaged") from error
     if not isinstance(record, dict):
         raise InputError(f"{place} is not a JSON object; the source is not in the UCSD format")
-    for name in FIELDS:
+    values = {name: record.get(name) for name in FIELDS}
+    for name, value in values.items():
         kind = int if name == "rating" else str
-        if not isinstance(record.get(name), kind):
+        if type(value) is not kind or (type(value) is int and abs(value) >= 1 << 63):
             raise InputError(f"{place} has no {name} of type {kind.__name__}; not in the UCSD format")
-    record["review_text"] = _well_formed(record["review_text"])
-    return {name: record[name] for name in FIELDS}
+        if isinstance(value, str):
+            values[name] = _well_formed(value)
+    return values
 
 
 def _well_formed(text: str) -> str:

@@ -18,6 +18,7 @@ from goodreads.cli import InputError
 from goodreads.files import read_json, sha256_file
 
 FORMAT = 1
+KEYS = ("parameters", "labels", "read", "report", "removed_train_review_ids", "splits", "files")
 SCHEMA = pa.schema(
     [
         ("review_id", pa.string()),
@@ -57,6 +58,8 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
         raise InputError(
             f"{data_dir / 'manifest.json'} is not of format {FORMAT}; run data_loader.py --force"
         )
+    if missing := [key for key in KEYS if key not in manifest]:
+        raise InputError(f"{data_dir / 'manifest.json'} has no {missing[0]}; run data_loader.py --force")
     return manifest
 
 

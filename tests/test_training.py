@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -155,29 +156,45 @@ def test_resume_refuses_another_run_and_an_empty_folder(tmp_path: Path, small_da
     assert_one_line_error(result, "is of another run", "learning_rate was 0.001, is 0.5")
 
 
-def test_the_same_batch_in_smaller_parts_gives_the_same_losses(
-    tmp_path: Path, trained: Path, small_data: Path
-) -> None:
-    """Without dropout nothing but float rounding may tell 1 x 32 reviews from 4 x 8 reviews."""
-    model = tmp_path / "start"
-    model.mkdir()
-    for path in (trained / "model").iterdir():
-        (model / path.name).write_bytes(path.read_bytes())
+@pytest.fixture(scope="module")
+def without_dropout(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """A start from which nothing but float rounding may tell two ways to the same batches apart."""
+    model = Path(shutil.copytree(trained / "model", tmp_path_factory.mktemp("start") / "model"))
     config = json.loads((model / "config.json").read_text())
     config |= {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
     (model / "config.json").write_text(json.dumps(config))
-    curves = []
-    # 40 does not divide 320 x 0.9: the last batch of an epoch is short
-    for part in (24, 6):
-        folder = tmp_path / str(part)
+    return model
+
+
+def test_the_same_batch_in_parts_or_over_processes_gives_the_same_losses(
+    tmp_path: Path, without_dropout: Path, small_data: Path
+) -> None:
+    shared = (*QUICK, "--model_name_or_path", without_dropout, "--data-dir", small_data)
+    shared += ("--effective_batch_size", 32, "--per_device_eval_batch_size", 20)
+    curves = {}
+    for name, processes, part in (("whole", 1, 32), ("parts", 1, 8), ("processes", 2, 16)):
+        folder = tmp_path / name
         folder.mkdir()
-        batch = ("--per_device_train_batch_size", part, "--effective_batch_size", 24)
-        arguments = (*QUICK, "--model_name_or_path", model, "--data-dir", small_data, *batch)
-        result = succeeded(run_script("train.py", *arguments, cwd=folder))
-        assert f"x {part} reviews x {24 // part} accumulation" in result.stderr
-        assert training_log(folder)["steps"] == 28
-        curves.append([row["test_loss"] for row in training_log(folder)["epochs"]])
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+        train = command("train.py", *shared, "--per_device_train_batch_size", part)
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+            train = [train[0], *launcher, *train[1:]]
+        result = subprocess.run(
+            train,
+            cwd=folder,
+            env=environment(folder, OMP_NUM_THREADS="1"),
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        succeeded(result)
+        steps = 32 // part // processes
+        plan = f"effective batch 32 = {processes} device(s) x {part} reviews x {steps} accumulation step(s)"
+        assert plan in result.stderr
+        assert training_log(folder)["steps"] == 20
+        curves[name] = [row["test_loss"] for row in training_log(folder)["epochs"]]
+    assert curves["parts"] == pytest.approx(curves["whole"], rel=1e-4)
+    assert curves["processes"] == pytest.approx(curves["whole"], rel=1e-4)
 
 
 def test_validation_selects_the_checkpoint_and_stops_early(tmp_path: Path, small_data: Path) -> None:
@@ -282,22 +299,6 @@ def test_a_recipe_file_is_read_and_the_command_line_wins(tmp_path: Path, small_d
     succeeded(run_script("train.py", *arguments, cwd=tmp_path))
     settings = training_log(tmp_path)["settings"]
     assert (settings["max_length"], settings["learning_rate"], settings["max_steps"]) == (32, 2e-3, 1)
-
-
-def test_two_processes_keep_the_effective_batch(tmp_path: Path, small_data: Path) -> None:
-    launcher = [command("x")[0], "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    arguments = [*command("train.py", *QUICK, "--data-dir", small_data)[1:], "--ddp_backend", "gloo"]
-    result = subprocess.run(
-        [*launcher, *arguments],
-        cwd=tmp_path,
-        env=environment(tmp_path, OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    succeeded(result)
-    assert "effective batch 32 = 2 device(s) x 16 reviews x 1 accumulation step(s)" in result.stderr
-    assert training_log(tmp_path)["steps"] == 20
 
 
 def test_a_new_run_replaces_the_model_as_a_whole(tmp_path: Path, small_data: Path) -> None:
