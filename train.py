@@ -64,6 +64,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
         InputError: an option, the data, the model or a folder is not usable.
         Interrupted: a signal stopped the run after a checkpoint was saved.
     """
+    import torch
     import transformers
 
     from goodreads import modelling, runtime
@@ -109,7 +110,9 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     phases.end("train")
     if stop.received and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(stop.received, f"checkpoint-{trainer.state.global_step} saved; go on with --resume")
-    if not trainer.is_world_process_zero():
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # an exit in the middle of its threads would abort
+    if rank:
         return
 
     files = save(options.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer)

@@ -1,15 +1,20 @@
-"""What two or more of the top-level scripts share.
+"""What two or more of the top-level scripts share, and the parts that a script hands over.
 
-labels       the eight genres, their order when sampling, label maps and how they are matched
-cli          option parser, one-line errors and exit codes, log lines and progress bars
-files        atomic writes, hashes, JSON
-sample       the generated stand-in for the UCSD files (``--source sample``)
-source       where the gzip files come from and how their lines are streamed
-splits       the train and test split on disk, and the manifest that vouches for it
-runtime      devices, versions, time estimates
-encoding     reviews to token ids, and batches with little padding
-tiny_model   a small DistilBERT and tokenizer trained from scratch
-training     what train.py adds to the Hugging Face Trainer
-scoring      a model folder to logits
-metrics      logits to figures with confidence intervals
+cli            option parser, one-line errors and exit codes, log lines and progress bars
+files          atomic writes, hashes, JSON
+labels         the eight genres, their order when sampling, label maps and how they are matched
+source         where the gzip files come from and how their lines are streamed
+sample         the generated stand-in for the UCSD files (``--source sample``)
+splits         the train and test split on disk, and the manifest that vouches for it
+data_report    duplicates, leaks and empty texts of a split
+arguments      train.py's command line: recipes, TrainingArguments, the batch plan
+encoding       reviews to token ids, and batches with little padding
+modelling      the tokenizer and classifier to fine-tune
+tiny_model     a small DistilBERT and tokenizer trained from scratch
+model_folder   the files of a saved model
+training       what train.py adds to the Hugging Face Trainer
+training_log   training_log.json
+scoring        a model folder to logits
+metrics        logits to figures with confidence intervals
+runtime        devices, versions, time estimates
 """

@@ -468,7 +468,7 @@ def test_real_reviews_of_two_genres_give_the_full_protocol(tmp_path: Path, share
         (("--per-genre", 0), ["--per-genre", "0 is not a positive integer"]),
         (("--seed", "1.5"), ["--seed", "1.5"]),
         (("--colour", "red"), ["--colour"]),
-        (("--source", "nowhere"), [f"nowhere/{gz('poetry')}", "No such file", "--source"]),
+        (("--source", "nowhere"), ["nowhere/goodreads_reviews_", "No such file", "--source"]),
         (("--source", "ftp://127.0.0.1/x"), ["ftp://127.0.0.1/x", "--source"]),
         (("--source", "http://127.0.0.1:99999/"), ["127.0.0.1:99999", "--source"]),
     ],
@@ -638,6 +638,14 @@ def test_a_run_that_reuses_the_split_takes_a_killed_runs_temporary_file_away(
     (data / ".train.parquet.tmp").touch()
     assert "holds this split already" in succeeded(load(files, *TWO, cwd=tmp_path)).stderr
     assert temporary_files(data) == []
+
+
+@pytest.mark.xfail(strict=True, reason="data_loader.py: load() unlinks every .*.tmp in --output-dir")
+def test_temporary_files_of_others_are_left_alone(tmp_path: Path, files: Path) -> None:
+    (tmp_path / ".model.tmp").mkdir()  # train.py's, where it saves beside the data
+    (tmp_path / ".mine.tmp").touch()
+    succeeded(load(files, *TWO, "--output-dir", ".", cwd=tmp_path))
+    assert sorted(path.name for path in temporary_files(tmp_path)) == [".mine.tmp", ".model.tmp"]
 
 
 # resources
