@@ -1,4 +1,4 @@
-# make sample   the whole pipeline on generated reviews, into sample/
+# make sample   the whole pipeline on generated reviews and a Hub on this machine, into sample/
 # make test     all tests
 # make check    format, lint and types
 
@@ -10,6 +10,19 @@ sample: $(VENV)/installed
 	$(RUN) data_loader.py --source sample --output-dir sample/data
 	$(RUN) train.py --recipe sample --data-dir sample/data --output_dir sample/model --results-dir sample/results
 	$(RUN) evaluate_model.py --model sample/model --data-dir sample/data --results-dir sample/results
+	$(RUN) plot_results.py --results-dir sample/results
+	rm -rf sample/hub
+	$(RUN) tests/loopback_hub.py --root sample/hub --user you --token-file sample/hub/token \
+	  --url-file sample/hub/url & trap "kill $$!" EXIT; sleep 2; $(MAKE) --no-print-directory sample-hub
+
+# the part of the sample that needs a Hub: here the tests' own, on this machine
+sample-hub: export HF_ENDPOINT = $(shell cat sample/hub/url)
+sample-hub: export HF_TOKEN_FILE = sample/hub/token
+sample-hub: export HF_HOME = sample/hub/home
+sample-hub: export NO_PROXY = 127.0.0.1
+sample-hub:
+	$(RUN) push_to_hub.py --repo you/goodreads-genres --model sample/model --data-dir sample/data --results-dir sample/results
+	$(RUN) evaluate_model.py --model you/goodreads-genres --data-dir sample/data --results-dir sample/results
 	$(RUN) plot_results.py --results-dir sample/results
 
 test: $(VENV)/installed
@@ -25,4 +38,4 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: sample test check
+.PHONY: sample sample-hub test check

@@ -3,8 +3,10 @@
     python evaluate_model.py                                  # model/ on data/, results named "local"
     python evaluate_model.py --model user/name                # a Hub repository, results named "hub"
     python evaluate_model.py --model user/name --revision v1  # one revision of it
+    python evaluate_model.py --model user/name --split-from-hub      # on the split that the repository names
 
-It never samples anew: the test split is the one data_loader.py wrote. Labels are matched by name, so a
+It never samples anew: the test split is the one data_loader.py wrote. A Hub model is fetched into a fresh
+cache at one commit and checked by hash. Labels are matched by name, so a
 model with the same genres in another order is scored right, and one with other names is refused.
 Writes eval_results_NAME.json, classification_report_NAME.txt and predictions_NAME.parquet.
 """
@@ -12,6 +14,7 @@ Writes eval_results_NAME.json, classification_report_NAME.txt and predictions_NA
 import argparse
 import json
 import re
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,19 +45,19 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         InputError: the data, the model or the results folder are not usable, or the labels do not match.
     """
     import numpy as np
-    import transformers
 
     from goodreads import metrics, runtime, scoring, splits
     from goodreads.files import sha256_file
 
-    transformers.logging.set_verbosity_error()  # what it would warn of, load_classifier refuses
-    transformers.logging.disable_progress_bar()
-    split, manifest = splits.read_split(options.data_dir, "test"), splits.read_manifest(options.data_dir)
     device = runtime.choose_device()
     log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
-    started = time.perf_counter()
-    folder, origin = resolve_model(options.model, options.revision)
-    classifier = scoring.load_classifier(folder, options.dtype, device.type)
+    with tempfile.TemporaryDirectory() as cache:
+        folder, origin = resolve_model(options.model, options.revision, Path(cache))
+        data_dir = rebuild_split(folder, Path(cache)) if options.split_from_hub else options.data_dir
+        split, manifest = splits.read_split(data_dir, "test"), splits.read_manifest(data_dir)
+        manifest_sha256 = sha256_file(data_dir / "manifest.json")
+        started = time.perf_counter()
+        classifier = scoring.load_classifier(folder, options.dtype, device.type)
     columns = match_labels(classifier.labels, split.label_names, options.model)
     if columns != sorted(columns):
         log.warning("the model orders its labels otherwise than the data; matched by name: %s", columns)
@@ -67,7 +70,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": origin,
         "data": {
-            "manifest_sha256": sha256_file(options.data_dir / "manifest.json"),
+            "manifest_sha256": manifest_sha256,
             "test_content_sha256": manifest["splits"]["test"]["content_sha256"],
             "reviews": len(split),
             "source": manifest["parameters"]["source"],
@@ -86,11 +89,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def resolve_model(model: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
+def resolve_model(model: str, revision: str | None, cache: Path) -> tuple[Path, dict[str, Any]]:
     """The folder that holds the model, downloaded if need be, and where it came from with its hashes.
 
     Raises:
-        InputError: no such folder or repository.
+        InputError: no such folder or repository, or it cannot be fetched.
+        CheckFailed: a fetched file is not what the Hub says it is.
     """
     from goodreads.model_folder import WEIGHTS, hashes
 
@@ -99,8 +103,9 @@ def resolve_model(model: str, revision: str | None) -> tuple[Path, dict[str, Any
     if not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "/")):
             raise InputError(f"--model {model}: no such folder; train it with train.py, or name a Hub repo")
-        folder = _download(model, revision)
-        origin["commit"] = folder.name  # huggingface_hub names a snapshot's folder after its commit
+        from goodreads.hub import download
+
+        folder, origin = download(model, revision, cache)
     elif revision:
         raise InputError(f"--revision is for Hub repositories, and --model {model} is a folder")
     origin["files_sha256"] = hashes(folder)
@@ -108,14 +113,33 @@ def resolve_model(model: str, revision: str | None) -> tuple[Path, dict[str, Any
     return folder, origin
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def rebuild_split(folder: Path, cache: Path) -> Path:
+    """Make the split that a published model's ``split_manifest.json`` names, from its source.
 
+    Returns:
+        The data folder.
+
+    Raises:
+        InputError: the model has no split manifest, or its source no longer yields those reviews.
+    """
+    import data_loader
+    from goodreads.files import read_json
+
+    published = read_json(folder / "split_manifest.json", "push_to_hub.py")
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"--model {repo}: cannot be fetched from the Hub: {error}") from error
+        parameters = dict(published["parameters"])
+        parameters["genres"] = tuple(parameters["genres"])
+        expected = published["content_sha256"]["test"]
+        wanted = data_loader.Parameters(**parameters)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
+    manifest = data_loader.load(wanted, cache / "data")
+    if manifest["splits"]["test"]["content_sha256"] != expected:
+        raise InputError(
+            f"{wanted.source} no longer yields the reviews that the model was tested on; "
+            "evaluate on a kept split with --data-dir"
+        )
+    return cache / "data"
 
 
 def write_results(results_dir: Path, result: dict[str, Any], split: Any, logits: Any) -> None:
@@ -192,6 +216,11 @@ def _options() -> argparse.Namespace:
     add("--model", default="model", metavar="PATH_OR_REPO", help="model folder, or Hub repository user/name")
     add("--revision", help="branch, tag or commit of the Hub repository; its main branch if not given")
     add("--name", help="name of the results; 'local' for a folder and 'hub' for a repository if not given")
+    add(
+        "--split-from-hub",
+        action="store_true",
+        help="rebuild the test split that the repository's split_manifest.json names; --data-dir is not used",
+    )
     add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
     add("--results-dir", type=Path, default=Path("results"), help="folder for the results files")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")

@@ -2,9 +2,10 @@
 
     python plot_results.py                               # everything that RESULTS_DIR has the files for
 
-Reads only results files: training_log.json, eval_results_NAME.json. Draws training_loss.png, for each
-evaluation confusion_matrix_NAME.png, per_class_metrics_NAME.png and overall_metrics_NAME.png, and with
-both "local" and "hub" comparison_local_hub.png and comparison.md.
+Reads only results files. Draws training_loss.png, for each evaluation confusion_matrix_NAME.png,
+per_class_metrics_NAME.png and overall_metrics_NAME.png, and with both "local" and "hub" (or the two of
+--compare) comparison_local_hub.png, with the verdict IDENTICAL, EQUIVALENT or DIFFERENT and the table in
+comparison.json and comparison.md. DIFFERENT ends with exit status 1.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import InputError, Parser, log, run
+from goodreads.cli import CheckFailed, InputError, Parser, log, run
 from goodreads.labels import GENRES
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/): told apart with any colour vision, and in grey
@@ -26,23 +27,50 @@ METRICS = {  # the reference's Table 2, in its order
     "loss": "Loss",
 }
 EVALUATE = "python evaluate_model.py"
+COMPARED = "local,hub"
 
 
 def main() -> None:
-    """Draw what there is; print the comparison and one JSON line."""
-    results_dir = _options().results_dir
-    evaluations = read_evaluations(results_dir)
-    drawn = draw(results_dir, evaluations)
-    document: dict[str, Any] = {"drawn": [path.name for path in drawn]}
-    if {"local", "hub"} <= evaluations.keys():
-        rows = comparison_rows(evaluations["local"], evaluations["hub"])
-        text = markdown_table(rows)
-        from goodreads.files import write_text
+    """Draw what there is; compare; print the table and one JSON line.
 
-        write_text(results_dir / "comparison.md", text + "\n")
-        print(text)
-        document["largest_difference"] = max(abs(row[3]) for row in rows)
+    Raises:
+        CheckFailed: the two evaluations are DIFFERENT.
+    """
+    options = _options()
+    evaluations = read_evaluations(options.results_dir)
+    names = options.compare.split(",")
+    if len(names) != 2:
+        raise InputError(f"--compare {options.compare}: name two evaluations, as in local,hub")
+    if options.compare != COMPARED and (missing := [name for name in names if name not in evaluations]):
+        raise InputError(f"--compare: {options.results_dir} has no eval_results_{missing[0]}.json")
+    comparison = None
+    if all(name in evaluations for name in names):
+        first, second = (evaluations[name] for name in names)
+        comparison = compare(options.results_dir, first, second, options.seed)
+    drawn = draw(options.results_dir, evaluations, comparison)
+    document: dict[str, Any] = {"drawn": [path.name for path in drawn]}
+    if comparison:
+        document["verdict"] = comparison["verdict"]
     print(json.dumps(document))
+    if comparison and comparison["verdict"] == "DIFFERENT":
+        raise CheckFailed(f"{' and '.join(names)} are DIFFERENT: {comparison['reason']}")
+
+
+def compare(results_dir: Path, first: dict[str, Any], second: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Compare two evaluations; write comparison.json and comparison.md and print the table.
+
+    Raises:
+        InputError: their predictions are missing or not theirs.
+    """
+    from goodreads import comparison
+    from goodreads.files import write_json, write_text
+
+    document = comparison.compare(results_dir, first, second, seed)
+    text = markdown_table(document)
+    write_json(results_dir / "comparison.json", document)
+    write_text(results_dir / "comparison.md", text + "\n")
+    print(text)
+    return document
 
 
 def read_evaluations(results_dir: Path) -> dict[str, dict[str, Any]]:
@@ -65,7 +93,9 @@ def read_evaluations(results_dir: Path) -> dict[str, dict[str, Any]]:
     return evaluations
 
 
-def draw(results_dir: Path, evaluations: dict[str, dict[str, Any]]) -> list[Path]:
+def draw(
+    results_dir: Path, evaluations: dict[str, dict[str, Any]], comparison: dict[str, Any] | None
+) -> list[Path]:
     """Draw every picture that there are figures for; the paths, in drawing order."""
     import matplotlib as mpl
 
@@ -90,9 +120,10 @@ def draw(results_dir: Path, evaluations: dict[str, dict[str, Any]]) -> list[Path
             ("overall_metrics", overall_bars),
         ):
             drawn.append(_save(picture(result), results_dir / f"{stem}_{name}.png"))
-    if {"local", "hub"} <= evaluations.keys():
-        figure = comparison_bars(evaluations["local"], evaluations["hub"])
-        drawn.append(_save(figure, results_dir / "comparison_local_hub.png"))
+    if comparison:
+        first, second = comparison["names"]
+        figure = comparison_bars(evaluations[first], evaluations[second], comparison)
+        drawn.append(_save(figure, results_dir / f"comparison_{first}_{second}.png"))
     return drawn
 
 
@@ -195,20 +226,21 @@ def overall_bars(result: dict[str, Any]) -> Any:
     return figure
 
 
-def comparison_bars(local: dict[str, Any], hub: dict[str, Any]) -> Any:
-    """The rows of the comparison table as pairs of bars."""
+def comparison_bars(first: dict[str, Any], second: dict[str, Any], comparison: dict[str, Any]) -> Any:
+    """The rows of the comparison table as pairs of bars, with the verdict."""
     import matplotlib.pyplot as plt
     import numpy as np
 
     place = np.arange(len(METRICS))
     figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
-    for i, (result, color) in enumerate(((local, BLUE), (hub, ORANGE))):
+    for i, (result, color) in enumerate(((first, BLUE), (second, ORANGE))):
         entries = [result["metrics"][name] for name in METRICS]
-        _interval_bars(axes, place + 0.38 * (i - 0.5), entries, 0.38, color, NAMES[result["name"]])
+        name = NAMES.get(result["name"], result["name"])
+        _interval_bars(axes, place + 0.38 * (i - 0.5), entries, 0.38, color, name)
     axes.set_xticks(place, list(METRICS.values()), rotation=12)
-    axes.set(ylabel="Value, with 95 % interval", title="Local model against its Hub copy")
+    axes.set(ylabel="Value, with 95 % interval", title=f"{comparison['verdict']}: {comparison['reason']}")
     axes.margins(y=0.15)
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, ncols=2, loc="outside lower center")
     return figure
 
 
@@ -233,18 +265,28 @@ def _title(what: str, result: dict[str, Any]) -> str:
     return f"{what}: {NAMES.get(result['name'], result['name'])} ({result['data']['reviews']:,} {kind})"
 
 
-def comparison_rows(local: dict[str, Any], hub: dict[str, Any]) -> list[tuple[str, float, float, float]]:
-    """The reference's Table 2: metric, local, hub, difference."""
-    return [
-        (label, a := local["metrics"][name]["value"], b := hub["metrics"][name]["value"], b - a)
-        for name, label in METRICS.items()
-    ]
-
-
-def markdown_table(rows: list[tuple[str, float, float, float]]) -> str:
-    """The comparison as a Markdown table with four decimals."""
-    lines = ["| Metric | Local | Hub | Diff |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {a:.4f} | {b:.4f} | {d:.4f} |" for name, a, b, d in rows])
+def markdown_table(comparison: dict[str, Any]) -> str:
+    """The reference's Table 2 as Markdown with four decimals, and the verdict with what it rests on."""
+    first, second = (NAMES.get(name, name) for name in comparison["names"])
+    lines = [f"| Metric | {first} | {second} | Diff |", "|---|---|---|---|"]
+    for name, label in METRICS.items():
+        row = comparison["metrics"][name]
+        values = " | ".join(f"{row[key]:.4f}" for key in ("first", "second", "difference"))
+        lines.append(f"| {label} | {values} |")
+    lines += ["", f"{comparison['verdict']}: {comparison['reason']}."]
+    if "reviews" in comparison:
+        lines[-1] += (
+            f" {comparison['reviews']:,} reviews, predictions agree on {comparison['argmax_agreement']:.2%}, "
+            f"largest logit difference {comparison['max_abs_logit_difference']:.3g}."
+        )
+    if "mcnemar" in comparison:
+        test, gain = comparison["mcnemar"], comparison["accuracy_difference"]
+        lines.append(
+            f"Accuracy differs by {gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}); McNemar: "
+            f"{first} alone right on {test['only_first_right']}, {second} alone on "
+            f"{test['only_second_right']}, p = {test['p_value']:.3g}."
+        )
+    return "\n".join(lines)
 
 
 def _options() -> argparse.Namespace:
@@ -255,6 +297,13 @@ def _options() -> argparse.Namespace:
         default=Path("results"),
         help="folder of the results files and the pictures",
     )
+    parser.add_argument(
+        "--compare",
+        default=COMPARED,
+        metavar="A,B",
+        help="names of two evaluations to hold against each other",
+    )
+    parser.add_argument("--seed", type=int, default=42, help="of the bootstrap, where weights differ")
     return parser.parse_args()
 
 

@@ -89,6 +89,9 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
     except BrokenPipeError:  # the reader of stdout went away, as `| head` does
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:  # no place to write temporary files, for example
+        one_line_error(prog, error)
+        sys.exit(2)
     sys.exit(0)
 
 

@@ -44,8 +44,10 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
     Raises:
         InputError: the folder is not a complete model, or one whose classifier was never trained.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
+    logging.set_verbosity_error()  # what it would warn of is refused below
+    logging.disable_progress_bar()
     check_complete(folder)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(

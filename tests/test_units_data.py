@@ -444,7 +444,7 @@ def test_the_report_counts_what_a_hand_made_split_holds() -> None:
     )
     test = _rows(
         ("8", "b6", "romance", "the same words here"),
-        ("9", "b2", "romance", ""),
+        ("9", "b2", "romance", " \n"),
         ("6", "b5", "romance", "one id in both genres"),
     )
     assert data_report(train, test) == {

@@ -1,0 +1,144 @@
+"""The model card and the split manifest that are published with a model, made from results files alone."""
+
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from goodreads.labels import GENRES
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+HEADLINE = {"accuracy": "accuracy", "precision_weighted": "precision", "recall_weighted": "recall"}
+HEADLINE |= {"f1_weighted": "f1", "loss": "loss"}
+
+
+def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dict[str, Any], tag: str) -> str:
+    """The README.md of a model repository.
+
+    Args:
+        repo: ``user/name``.
+        result: eval_results_local.json.
+        log: training_log.json.
+        manifest: the data manifest.
+        tag: the revision that readers should name.
+    """
+    from huggingface_hub import ModelCardData
+
+    settings, parameters = log["settings"], manifest["parameters"]
+    base = settings["model_name_or_path"]
+    data = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        # a folder or a model from scratch has no page that could be linked
+        base_model=base
+        if base.count("/") <= 1 and not base.startswith((".", "/")) and base != "scratch"
+        else None,
+        datasets=["ucsd-goodreads"],
+        metrics=["accuracy", "precision", "recall", "f1"],
+        tags=["goodreads", "genre-classification"],
+        model_name=repo.partition("/")[2],
+        eval_results=_eval_results(result, tag),
+    )
+    split = manifest["splits"]
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        metadata=data.to_yaml(),
+        repo=repo,
+        tag=tag,
+        base=base,
+        genres=", ".join(GENRES[name] for name in result["labels"]),
+        source=parameters["source"],
+        head=f"{parameters['head']:,}",
+        per_genre=f"{parameters['per_genre']:,}",
+        train_per_genre=f"{parameters['train_per_genre']:,}",
+        seed=parameters["seed"],
+        train=f"{sum(g['reviews'] for g in split['train']['genres'].values()):,}",
+        test=f"{sum(g['reviews'] for g in split['test']['genres'].values()):,}",
+        leaked=manifest["report"]["train_reviews_also_in_test"] - len(manifest["removed_train_review_ids"]),
+        epochs=len(log["epochs"]),
+        rate=settings["learning_rate"],
+        batch=settings["effective_batch_size"],
+        decay=settings["weight_decay"],
+        length=settings["max_length"],
+        generated=GENERATED if parameters["source"] == "sample" else "",
+        metrics=_metric_rows(result),
+        per_class=_class_rows(result),
+        confusions=_confusions(result),
+        weights=result["model"]["weights_sha256"],
+        content=result["data"]["test_content_sha256"],
+    )
+
+
+GENERATED = (
+    "> **The reviews behind this model are generated.** Its figures say nothing beyond the sample run.\n\n"
+)
+
+
+def _eval_results(result: dict[str, Any], tag: str) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text Classification",
+            dataset_type="ucsd-goodreads",
+            dataset_name="UCSD Goodreads reviews by genre",
+            dataset_config="by-genre",
+            dataset_split="test",
+            dataset_revision=result["data"]["test_content_sha256"],
+            metric_type=HEADLINE.get(name, name.partition("_")[0]),
+            metric_name=name,
+            metric_value=round(entry["value"], 4),
+        )
+        for name, entry in result["metrics"].items()
+    ]
+
+
+def _metric_rows(result: dict[str, Any]) -> str:
+    rows = result["metrics"].items()
+    return "\n".join(f"| {n} | {e['value']:.4f} | {e['low']:.4f} to {e['high']:.4f} |" for n, e in rows)
+
+
+def _class_rows(result: dict[str, Any]) -> str:
+    return "\n".join(
+        f"| {GENRES[slug]} | {e['precision']:.4f} | {e['recall']:.4f} | {e['f1']:.4f} | {e['support']} |"
+        for slug, e in result["per_class"].items()
+    )
+
+
+def _confusions(result: dict[str, Any], most: int = 3) -> str:
+    labels, counts = result["labels"], result["confusion_matrix"]
+    pairs = sorted(
+        (
+            (count / max(1, sum(row)), i, j)
+            for i, row in enumerate(counts)
+            for j, count in enumerate(row)
+            if i != j
+        ),
+        reverse=True,
+    )
+    return "\n".join(
+        f"- {100 * share:.0f} % of {GENRES[labels[i]]} is taken for {GENRES[labels[j]]}"
+        for share, i, j in pairs[:most]
+        if share
+    )
+
+
+def split_manifest(manifest: dict[str, Any], test: Any, train_ids: list[str]) -> dict[str, Any]:
+    """``split_manifest.json``: which reviews the model was trained and scored on, without their text.
+
+    Args:
+        manifest: the data manifest.
+        test: the test split.
+        train_ids: review_ids of the train split, in order.
+    """
+    return {
+        "format": 1,
+        "parameters": manifest["parameters"],
+        "labels": manifest["labels"],
+        "content_sha256": {name: entry["content_sha256"] for name, entry in manifest["splits"].items()},
+        "train_review_ids": train_ids,
+        "test": [
+            {"review_id": review_id, "label": label} for review_id, label in zip(test.review_ids, test.labels)
+        ],
+    }

@@ -1,0 +1,178 @@
+"""The Hub as this pipeline uses it: bounded retries, one-line errors, and files compared by hash.
+
+No message made here can hold the token: errors name the call, the status and the server's own reason.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import huggingface_hub
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from goodreads.cli import CheckFailed, InputError, log
+from goodreads.files import sha256_file
+
+ATTEMPTS, FIRST_PAUSE = 4, 0.5  # tries of a call; seconds before the second, doubled each time
+TIMEOUT = 60.0  # seconds without an answer; the client's own default is to wait for ever
+TRANSIENT = {408, 429, 500, 502, 503, 504}
+ERRORS = (HfHubHTTPError, httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError, RuntimeError)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of one commit: ``sha256`` for an LFS file, else ``blob`` (git's SHA-1)."""
+
+    size: int
+    blob: str
+    sha256: str | None
+
+    def is_same_as(self, path: Path) -> bool:
+        """Whether a local file has these bytes, judged by the hash that the Hub gives."""
+        if path.stat().st_size != self.size:
+            return False
+        return (
+            sha256_file(path) == self.sha256 if self.sha256 else git_blob_sha1(path.read_bytes()) == self.blob
+        )
+
+
+def connect() -> HfApi:
+    """The client, with a time limit on every call and the token of HF_TOKEN_FILE, HF_TOKEN or the login.
+
+    Raises:
+        InputError: HF_TOKEN_FILE cannot be read.
+    """
+    huggingface_hub.set_client_factory(_client)
+    huggingface_hub.utils.disable_progress_bars()
+    token = huggingface_hub.get_token()
+    if path := os.environ.get("HF_TOKEN_FILE"):
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"HF_TOKEN_FILE={path} cannot be read: {error}") from None
+    return HfApi(token=token or False)
+
+
+def _client() -> httpx2.Client:
+    hook = huggingface_hub.utils._http.hf_request_event_hook
+    return httpx2.Client(event_hooks={"request": [hook]}, follow_redirects=True, timeout=TIMEOUT)
+
+
+def attempt(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """The result of an idempotent call, tried again after a passing failure.
+
+    Raises:
+        InputError: it failed for good; the message names ``what``.
+    """
+    for number in range(1, attempts + 1):
+        try:
+            return call()
+        except ERRORS as error:
+            if number == attempts or not is_passing(error):
+                raise InputError(f"{what}: {reason(error)}") from None
+            pause = FIRST_PAUSE * 2 ** (number - 1)
+            log.warning("%s: %s; again in %.1f s", what, reason(error), pause)
+            time.sleep(pause)
+    raise AssertionError("the loop returns or raises")
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether trying again may help."""
+    status = _status(error)
+    return status in TRANSIENT if status else isinstance(error, httpx2.TransportError | RuntimeError)
+
+
+def reason(error: Exception) -> str:
+    """Why a call failed, in one line without the request, whose headers hold the token."""
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such repository, or a private one that this token cannot see"
+    if isinstance(error, RevisionNotFoundError):
+        return "no such revision"
+    status = _status(error)
+    if status == 401:
+        return "the Hub refuses the token (401); give a valid one in HF_TOKEN"
+    if status == 403:
+        return "the token may not do this (403); give one with write access in HF_TOKEN"
+    if status:
+        return f"the Hub answered {status}"
+    if isinstance(error, httpx2.TransportError):
+        return f"the Hub at {huggingface_hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    if isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return reason(error.__cause__)
+    return " ".join(str(error).split())
+
+
+def _status(error: BaseException | None) -> int | None:
+    response = getattr(error, "response", None)
+    if response is None and isinstance(error, RuntimeError | LocalEntryNotFoundError):
+        response = getattr(error.__cause__, "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def remote_files(info: Any) -> dict[str, RemoteFile]:
+    """File name -> hashes, from ``model_info(files_metadata=True)``."""
+    return {
+        file.rfilename: RemoteFile(file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
+        for file in info.siblings or []
+    }
+
+
+def git_blob_sha1(content: bytes) -> str:
+    """The name that git gives to a file with this content (git hash-object)."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def download(repo: str, revision: str | None, cache: Path) -> tuple[Path, dict[str, Any]]:
+    """Fetch a model into an empty cache and check each file against the Hub's hashes.
+
+    Args:
+        repo: ``user/name``.
+        revision: branch, tag or commit; resolved to a commit before anything is fetched.
+        cache: an empty folder. A warm cache can answer without ever touching the Hub.
+
+    Returns:
+        The folder of the files; and what is known of their origin, for the results file.
+
+    Raises:
+        InputError: no such repository or revision, no access, the Hub is down, the disk is full.
+        CheckFailed: a file is not what the Hub says it is.
+    """
+    api, what = connect(), f"--model {repo}" + (f" --revision {revision}" if revision else "")
+    info = attempt(what, lambda: api.model_info(repo, revision=revision, files_metadata=True))
+    folder = Path(
+        attempt(
+            what,
+            lambda: api.snapshot_download(
+                repo, revision=info.sha, cache_dir=cache, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+            ),
+        )
+    )
+    if folder.name != info.sha:
+        raise CheckFailed(f"{what}: asked for commit {info.sha} and got {folder.name}")
+    remote = remote_files(info)
+    for path in sorted(folder.iterdir()):
+        if not remote[path.name].is_same_as(path):
+            raise CheckFailed(f"{what}: {path.name} was damaged on the way (its hash is not the Hub's)")
+    log.info("%s: commit %s, %d files fetched and checked", what, info.sha, len(list(folder.iterdir())))
+    return folder, {
+        "source": repo,
+        "revision": revision,
+        "commit": info.sha,
+        "private": info.private,
+        "cache": "fresh",
+        "endpoint": huggingface_hub.constants.ENDPOINT,
+    }
