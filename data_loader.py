@@ -14,6 +14,7 @@ import platform
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,11 +72,16 @@ def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[
     Raises:
         InputError: the source does not yield enough reviews, or the folder cannot be written.
     """
-    for leftover in output_dir.glob(".*.tmp"):  # of a killed run
-        leftover.unlink()
+    for name in ("train.parquet", "test.parquet", "manifest.json"):
+        with suppress(OSError):
+            (output_dir / f".{name}.tmp").unlink()  # of a killed run
     if not force and (manifest := _reusable(parameters, output_dir)) is not None:
         log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
         return manifest
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)  # rather now than after the download
+    except OSError as error:
+        raise InputError(f"cannot write {output_dir}: {error.strerror}") from error
     samples, read = sample_genres(parameters)
     train, test = split(samples, parameters)
     manifest = {

@@ -94,8 +94,10 @@ def gzip_lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
             raise InputError(f"{where} is not a gzip file: {_looks_like(chunk)}; check --source")
         started = True
         while chunk:
-            if unpacker.eof:  # a gzip file may have several members
-                unpacker = zlib.decompressobj(wbits=31)
+            if unpacker.eof:
+                if not chunk.strip(b"\0"):
+                    break  # padding after the end, which gzip allows
+                unpacker = zlib.decompressobj(wbits=31)  # a gzip file may have several members
             try:
                 text = unpacker.decompress(chunk)
             except zlib.error as error:

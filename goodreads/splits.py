@@ -60,6 +60,9 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
         )
     if missing := [key for key in KEYS if key not in manifest]:
         raise InputError(f"{data_dir / 'manifest.json'} has no {missing[0]}; run data_loader.py --force")
+    files = manifest["files"]
+    if not isinstance(files, dict) or sorted(files) != ["test.parquet", "train.parquet"]:
+        raise InputError(f"{data_dir / 'manifest.json'} names other files; run data_loader.py --force")
     return manifest
 
 

@@ -640,7 +640,6 @@ def test_a_run_that_reuses_the_split_takes_a_killed_runs_temporary_file_away(
     assert temporary_files(data) == []
 
 
-@pytest.mark.xfail(strict=True, reason="data_loader.py: load() unlinks every .*.tmp in --output-dir")
 def test_temporary_files_of_others_are_left_alone(tmp_path: Path, files: Path) -> None:
     (tmp_path / ".model.tmp").mkdir()  # train.py's, where it saves beside the data
     (tmp_path / ".mine.tmp").touch()
