@@ -16,5 +16,8 @@ training       what train.py adds to the Hugging Face Trainer
 training_log   training_log.json
 scoring        a model folder to logits
 metrics        logits to figures with confidence intervals
+comparison     two evaluations held against each other
+hub            the Hub's client with retries, one-line errors and hash checks
+card           the model card and the split manifest that are published
 runtime        devices, versions, time estimates
 """

@@ -93,7 +93,11 @@ def attempt(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
 def is_passing(error: Exception) -> bool:
     """Whether trying again may help."""
     status = _status(error)
-    return status in TRANSIENT if status else isinstance(error, httpx2.TransportError | RuntimeError)
+    if status:
+        return status in TRANSIENT
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return is_passing(error.__cause__)
+    return isinstance(error, httpx2.TransportError | RuntimeError)
 
 
 def reason(error: Exception) -> str:

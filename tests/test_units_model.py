@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from goodreads import metrics, runtime
+from goodreads import comparison, metrics, runtime
 from goodreads.arguments import plan_batches, read_recipe
 from goodreads.cli import InputError
 from goodreads.encoding import LengthGroupedOrder, token_budget_batches
@@ -190,3 +191,23 @@ def test_the_small_tokenizer_is_the_same_every_time() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (12240, "3.4 h")])
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert runtime.duration(seconds) == text
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_mcnemar_is_the_binomial_test_of_the_disagreements(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = (np.array(column) for column in zip(*pairs))
+    found = comparison.mcnemar(first, second)
+    n = found["only_first_right"] + found["only_second_right"]
+    expected = binomtest(int(found["only_first_right"]), int(n)).pvalue if n else 1.0
+    assert found["p_value"] == pytest.approx(expected)
+
+
+def test_the_paired_interval_is_narrower_than_two_separate_ones() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.random(1000) < 0.6
+    second = first ^ (rng.random(1000) < 0.02)
+    gain = comparison.accuracy_difference(first, second, seed=1)
+    assert gain == comparison.accuracy_difference(first, second, seed=1)
+    assert gain["value"] == pytest.approx(second.mean() - first.mean())
+    spread = 1.96 * np.sqrt(((second.astype(int) - first) ** 2).mean() / 1000)
+    assert gain["high"] - gain["low"] == pytest.approx(2 * spread, rel=0.15)
