@@ -13,7 +13,8 @@ sample: $(VENV)/installed
 	$(RUN) plot_results.py --results-dir sample/results
 	rm -rf sample/hub
 	$(RUN) tests/loopback_hub.py --root sample/hub --user you --token-file sample/hub/token \
-	  --url-file sample/hub/url & trap "kill $$!" EXIT; sleep 2; $(MAKE) --no-print-directory sample-hub
+	  --url-file sample/hub/url & hub=$$!; trap "kill $$hub" EXIT; \
+	while kill -0 $$hub && [ ! -s sample/hub/url ]; do sleep 0.2; done; $(MAKE) --no-print-directory sample-hub
 
 # the part of the sample that needs a Hub: here the tests' own, on this machine
 sample-hub: export HF_ENDPOINT = $(shell cat sample/hub/url)

@@ -1031,6 +1031,7 @@ def _resolve(call: _Handler, repo: Repo, rev: str, path: str) -> Answer:
 
 def read_token(path: Path) -> str:
     """The token in a file, which is made, for its owner's eyes only, if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
