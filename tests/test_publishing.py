@@ -310,7 +310,6 @@ def test_visibility_and_tags_are_never_changed_unasked(place: Place) -> None:
         ((), {"HF_TOKEN": ""}, "no such repository, or a private one"),
         ((), {"HF_TOKEN": "hf_badSECRET"}, "401"),
         ((), {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
-        ((), {"TMPDIR": "/proc/nowhere"}, "No usable temporary directory"),
     ],
 )
 def test_a_hub_model_that_cannot_be_had_gets_one_line(
