@@ -31,8 +31,13 @@ from tests.helpers import (
 )
 from tests.loopback_hub import Fault, LoopbackHub, Token
 
-WRITE, READ, OTHER = "hf_writeSECRET", "hf_readSECRET", "hf_otherSECRET"
-TOKENS = {WRITE: Token("ada"), READ: Token("ada", "read"), OTHER: Token("bob")}
+WRITE, READ, OTHER, FINE = "hf_writeSECRET", "hf_readSECRET", "hf_otherSECRET", "hf_fineSECRET"
+TOKENS = {
+    WRITE: Token("ada"),
+    READ: Token("ada", "read"),
+    OTHER: Token("bob"),
+    FINE: Token("ada", "fineGrained"),
+}
 REPO = "ada/genres"
 PUBLISHED = {
     ".gitattributes", "README.md", "confusion_matrix.png", "config.json", "eval_results.json",
@@ -249,7 +254,9 @@ def test_a_model_without_its_evaluation_is_not_published(place: Place, damage: A
         Fault("status", "POST", "/validate-yaml", status=503),
         Fault("status", "POST", "/preupload/", status=503, retry_after=0),
         Fault("status", "POST", "/objects/batch", status=500, retry_after=0),
+        Fault("status", "PUT", "", status=500, retry_after=0),
         Fault("cut_upload", "PUT", ""),
+        Fault("status", "GET", "/api/models/ada/genres$", status=503, times=3),
         Fault("status", "POST", "/commit/", status=503),
         Fault("lost_answer", "POST", "/commit/"),
         Fault("status", "GET", "/refs", status=502),
@@ -403,7 +410,7 @@ def test_another_number_format_is_equivalent(place: Place) -> None:
     assert_one_line_error(place.run("plot_results.py"), "predictions_hub.parquet is not that of its")
 
 
-def test_the_default_upload_path_works_too(place: Place) -> None:
-    succeeded(place.push(HF_HUB_DISABLE_XET=""))
+def test_the_default_upload_path_works_too_and_a_fine_grained_token(place: Place) -> None:
+    succeeded(place.push(HF_HUB_DISABLE_XET="", HF_TOKEN=FINE))
     place.one_right_commit()
-    succeeded(place.evaluate(HF_HUB_DISABLE_XET=""))
+    succeeded(place.evaluate(HF_HUB_DISABLE_XET="", HF_TOKEN=FINE))
