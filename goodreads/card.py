@@ -1,11 +1,14 @@
 """The model card and the split manifest that are published with a model, made from results files alone."""
 
+import re
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from goodreads.labels import GENRES
 
+SCRATCH = "scratch"
+BASE = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model id; a folder has no page that could be linked
 TEMPLATE = Path(__file__).with_name("model_card.md")
 HEADLINE = {"accuracy": "accuracy", "precision_weighted": "precision", "recall_weighted": "recall"}
 HEADLINE |= {"f1_weighted": "f1", "loss": "loss"}
@@ -30,10 +33,7 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="text-classification",
-        # a folder or a model from scratch has no page that could be linked
-        base_model=base
-        if base.count("/") <= 1 and not base.startswith((".", "/")) and base != "scratch"
-        else None,
+        base_model=base if BASE.fullmatch(base) and base != SCRATCH else None,
         datasets=["ucsd-goodreads"],
         metrics=["accuracy", "precision", "recall", "f1"],
         tags=["goodreads", "genre-classification"],
@@ -45,7 +45,10 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         metadata=data.to_yaml(),
         repo=repo,
         tag=tag,
-        base=base,
+        base="A small DistilBERT from scratch"
+        if base == SCRATCH
+        else f"`{base if BASE.fullmatch(base) else Path(base).name}`",
+        data="reviews generated in the format of" if parameters["source"] == "sample" else "reviews of",
         genres=", ".join(GENRES[name] for name in result["labels"]),
         source=parameters["source"],
         head=f"{parameters['head']:,}",
