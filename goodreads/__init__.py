@@ -4,6 +4,7 @@ cli            option parser, one-line errors and exit codes, log lines and prog
 files          atomic writes, hashes, JSON
 labels         the eight genres, their order when sampling, label maps and how they are matched
 source         where the gzip files come from and how their lines are streamed
+download       an HTTP body that survives broken connections
 sample         the generated stand-in for the UCSD files (``--source sample``)
 splits         the train and test split on disk, and the manifest that vouches for it
 data_report    duplicates, leaks and empty texts of a split

@@ -16,13 +16,10 @@ from typing import Any
 
 from goodreads import sample
 from goodreads.cli import InputError, Progress
+from goodreads.download import CHUNK, http_chunks
 
 UCSD = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/byGenre/"
 FIELDS = ("review_id", "book_id", "user_id", "review_text", "rating")
-
-CHUNK = 1 << 16  # bytes a read asks for: the most that is read past the last wanted line
-TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
-USER_AGENT = "goodreads-genre-classifier/1 (python-requests)"
 
 
 @dataclass
@@ -71,7 +68,7 @@ def read_lines(
             read.bytes += len(chunk)
             yield chunk
 
-    with closing(_chunks(source, genre, where)) as chunks:
+    with closing(_chunks(source, genre, where, stop)) as chunks:
         for line in gzip_lines(counted(chunks), where):
             if read.lines in wanted:
                 read.records[read.lines] = parse_review(line, where, read.lines)
@@ -135,10 +132,10 @@ def _well_formed(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _chunks(source: str, genre: str, where: str) -> Generator[bytes, None, None]:
+def _chunks(source: str, genre: str, where: str, stop: Event) -> Generator[bytes, None, None]:
     if source == "sample":
         return sample.gzip_chunks(genre)
-    return _http_chunks(where) if "://" in source else _file_chunks(Path(where))
+    return http_chunks(where, stop) if "://" in source else _file_chunks(Path(where))
 
 
 def _file_chunks(path: Path) -> Generator[bytes, None, None]:
@@ -148,34 +145,6 @@ def _file_chunks(path: Path) -> Generator[bytes, None, None]:
                 yield chunk
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; check --source") from error
-
-
-def _http_chunks(url: str) -> Generator[bytes, None, None]:
-    import requests
-
-    try:
-        # requests honours the proxy environment variables
-        with requests.get(url, stream=True, timeout=TIMEOUT, headers={"User-Agent": USER_AGENT}) as response:
-            if response.status_code != 200:
-                raise InputError(f"{url}: HTTP {response.status_code} {response.reason}; check --source")
-            # the raw body: the file is gzip itself, and nothing may unpack it on the way
-            while chunk := response.raw.read(CHUNK, decode_content=False):
-                yield chunk
-    except (requests.RequestException, OSError) as error:
-        raise InputError(
-            f"{url}: {_reason(error)}; check the network and --source, then run again"
-        ) from error
-    except Exception as error:  # urllib3's errors, which requests does not wrap on the raw body
-        if type(error).__module__.partition(".")[0] != "urllib3":
-            raise
-        raise InputError(f"{url}: {_reason(error)}; the connection broke, run again") from error
-
-
-def _reason(error: BaseException) -> str:
-    root: BaseException = error
-    while (cause := root.__cause__ or root.__context__) is not None:
-        root = cause
-    return f"{type(root).__name__}: {root}"
 
 
 def _looks_like(chunk: bytes) -> str:

@@ -25,11 +25,15 @@ class Answer:
     content_type: str = "application/gzip"
     truncate_at: int | None = None
     cut_at: int | None = None
+    ranges: bool = True
+    etag: str = '"one"'
+    retry_after: str = ""
 
 
 @dataclass
 class Request:
     path: str
+    range: str
     start: float
     sent: int = 0
     total: int = 0
@@ -40,10 +44,13 @@ class Request:
 class FileServer:
     """Serves ``folder``'s files under any prefix: only the last part of the path counts.
 
-    ``delay`` is slept before each chunk of ``CHUNK`` bytes; ``answers`` maps a file name to an ``Answer``.
+    ``delay`` is slept before each chunk of ``CHUNK`` bytes; ``answers`` maps a file name to an ``Answer``,
+    or to a list of them for one request each, after which the file is answered as it stands.
     """
 
-    def __init__(self, folder: Path, delay: float = 0.0, answers: dict[str, Answer] | None = None) -> None:
+    def __init__(
+        self, folder: Path, delay: float = 0.0, answers: dict[str, Answer | list[Answer]] | None = None
+    ) -> None:
         self.folder, self.delay, self.answers = folder, delay, answers or {}
         self.requests: list[Request] = []
         self.max_concurrent = self._active = 0
@@ -83,7 +90,7 @@ class FileServer:
                 raise TimeoutError(f"{self._active} open connections, {len(self.requests)} requests")
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        request = Request(handler.path, time.monotonic())
+        request = Request(handler.path, handler.headers.get("Range", ""), time.monotonic())
         with self._changed:
             self.requests.append(request)
             self._active += 1
@@ -104,12 +111,23 @@ class FileServer:
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * CHUNK)
         name = handler.path.rpartition("/")[2]
         path, answer = self.folder / name, self.answers.get(name, Answer())
+        if isinstance(answer, list):
+            answer = answer.pop(0) if answer else Answer()
         if answer.body is None and not path.is_file():
             answer = Answer(404, b"not here", "text/plain")
         body = path.read_bytes() if answer.body is None else answer.body
         body = body[: answer.truncate_at]
+        start = int(request.range.removeprefix("bytes=").rstrip("-") or 0)
+        guard = handler.headers.get("If-Range", answer.etag)
+        partial = bool(start and answer.ranges and answer.status == 200 and guard == answer.etag)
+        size, body = len(body), body[start:] if partial else body
         request.total = len(body)
-        handler.send_response(answer.status)
+        handler.send_response(206 if partial else answer.status)
+        handler.send_header("ETag", answer.etag)
+        if answer.retry_after:
+            handler.send_header("Retry-After", answer.retry_after)
+        if partial:
+            handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         handler.send_header("Content-Type", answer.content_type)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()

@@ -134,7 +134,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Run:
     folder, big = tmp_path_factory.mktemp("streamed"), tmp_path_factory.mktemp("big")
     for path in files.iterdir():
         (big / path.name).write_bytes(path.read_bytes() * 10)  # ten gzip members
-    with FileServer(big, delay=0.02) as server:
+    with FileServer(big, delay=0.1) as server:
         result = succeeded(load(server.url, cwd=folder))
         server.wait(active=0)
     shutil.rmtree(big)
@@ -493,7 +493,7 @@ BAD_LINE = gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in review
         (Answer(500, b"oh"), ["HTTP 500 Internal Server Error"]),
         (Answer(200, PAGE, "text/html"), ["not a gzip file", "HTML page titled '503\\nDown for\\n repair'"]),
         (Answer(truncate_at=20_000), ["is truncated", "fetch it again"]),
-        (Answer(cut_at=20_000), ["the connection broke", "run again"]),
+        (Answer(cut_at=20_000, ranges=False), ["at byte 20,000, 5 times", "run again"]),
         (Answer(200, b""), ["is empty"]),
         (Answer(200, gzip.compress(b"")), ["poetry has 0 reviews"]),
         (Answer(200, BAD_LINE), ["line 123 is not JSON"]),
@@ -550,8 +550,8 @@ def test_an_output_folder_that_is_a_file_is_one_line_that_names_it(tmp_path: Pat
 
 def test_a_failed_rebuild_leaves_the_old_split_usable(tmp_path: Path, files: Path, data: Path) -> None:
     before = stamps(data)
-    with FileServer(files, answers={gz("romance"): Answer(cut_at=20_000)}) as server:
-        assert_one_line_error(load(server.url, *TWO, "--force", cwd=tmp_path), "the connection broke")
+    with FileServer(files, answers={gz("romance"): Answer(cut_at=20_000, ranges=False)}) as server:
+        assert_one_line_error(load(server.url, *TWO, "--force", cwd=tmp_path), "at byte 20,000, 5 times")
     assert_one_line_error(load(files, *TWO, "--force", "--genres", "poetry,nothing", cwd=tmp_path))
     assert stamps(data) == before
     assert "holds this split already" in succeeded(load(files, *TWO, cwd=tmp_path)).stderr

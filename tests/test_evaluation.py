@@ -183,6 +183,9 @@ def test_every_picture_and_the_table_are_drawn(tmp_path: Path, trained: Path) ->
     hub = results(tmp_path / "results") | {"name": "hub"}
     hub["metrics"]["accuracy"]["value"] += 0.0125
     (tmp_path / "results" / "eval_results_hub.json").write_text(json.dumps(hub))
+    shutil.copy(
+        tmp_path / "results" / "predictions_local.parquet", tmp_path / "results" / "predictions_hub.parquet"
+    )
     result = succeeded(run_script("plot_results.py", cwd=tmp_path))
     drawn = json.loads(result.stdout.splitlines()[-1])["drawn"]
     stems = ("confusion_matrix", "per_class_metrics", "overall_metrics")

@@ -1,0 +1,90 @@
+"""Reading through broken connections: what arrives is what an undisturbed read gives, or one clear error."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from goodreads import download
+from goodreads.cli import InputError
+from goodreads.download import http_chunks
+from tests.loopback import Answer, FileServer
+
+BODY = random.Random(1).randbytes(400_000)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    (tmp_path / "file").write_bytes(BODY)
+    with FileServer(tmp_path) as running:
+        yield running
+
+
+def fetch(server: FileServer) -> bytes:
+    return b"".join(http_chunks(server.url + "file", Event()))
+
+
+def test_a_cut_connection_is_taken_up_at_the_byte_reached(server: FileServer) -> None:
+    server.answers["file"] = [Answer(cut_at=100_000), Answer(cut_at=50_000)]
+    assert fetch(server) == BODY
+    server.wait(active=0)
+    assert [r.range for r in server.requests] == ["", "bytes=100000-", "bytes=150000-"]
+    assert sum(r.sent for r in server.requests) == len(BODY)
+
+
+def test_a_server_without_ranges_sends_anew_and_nothing_is_read_twice(server: FileServer) -> None:
+    server.answers["file"] = [Answer(cut_at=100_000), Answer(ranges=False)]
+    assert fetch(server) == BODY
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again_no_earlier_than_it_wants(server: FileServer, status: int) -> None:
+    server.answers["file"] = [Answer(cut_at=9_999), Answer(status, b"later", retry_after="1")]
+    started = time.monotonic()
+    assert fetch(server) == BODY
+    assert time.monotonic() - started >= 1
+
+
+def test_a_file_that_changed_meanwhile_is_an_error(server: FileServer) -> None:
+    server.answers["file"] = [Answer(cut_at=100_000), Answer(etag='"two"')]
+    with pytest.raises(InputError, match="changed while it was read, at byte 100,000"):
+        fetch(server)
+
+
+def test_it_gives_up_after_failures_in_a_row_without_progress(server: FileServer) -> None:
+    server.answers["file"] = Answer(503, b"down")
+    with pytest.raises(InputError, match=r"HTTP 503 Service Unavailable at byte 0, 5 times"):
+        fetch(server)
+    assert len(server.requests) == download.RETRIES + 1
+
+
+def test_what_will_not_pass_is_not_tried_again(server: FileServer) -> None:
+    server.answers["file"] = Answer(403, b"no")
+    with pytest.raises(InputError, match="HTTP 403 Forbidden; check --source"):
+        fetch(server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_faults_give_the_same_bytes_or_an_error(server: FileServer, seed: int) -> None:
+    rng = random.Random(seed)
+    faults = []
+    for _ in range(rng.randint(1, 12)):
+        kind = rng.choice(["cut", "cut", "cut anew", "busy"])
+        if kind == "busy":
+            faults.append(Answer(rng.choice([429, 500, 503]), b"<html>busy</html>"))
+        else:
+            faults.append(Answer(cut_at=rng.randint(0, 200_000), ranges=kind != "cut anew"))
+    server.answers["file"] = faults
+    try:
+        assert fetch(server) == BODY
+    except InputError as error:
+        assert "5 times" in str(error)
