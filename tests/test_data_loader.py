@@ -31,6 +31,7 @@ from tests.helpers import (
 )
 from tests.loopback import Answer, FileServer, Request
 
+SCRIPTS = ["data_loader.py", "train.py", "evaluate_model.py", "push_to_hub.py", "plot_results.py"]
 HEAD, PER_GENRE, TRAIN = 500, 100, 80
 SIZES = ("--head", HEAD, "--per-genre", PER_GENRE, "--train-per-genre", TRAIN)
 TWO = ("--genres", "poetry,romance")
@@ -671,7 +672,7 @@ def test_the_full_protocol_takes_less_than_300_megabytes(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("script", ["data_loader.py", "train.py", "evaluate_model.py", "plot_results.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_comes_within_two_seconds(tmp_path: Path, script: str) -> None:
     seconds = []
     for _ in range(3):

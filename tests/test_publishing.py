@@ -212,9 +212,10 @@ def test_a_token_that_cannot_write_creates_nothing(place: Place, token: str, fra
     assert not any(r.method == "POST" and "repos/create" in r.path for r in place.hub.requests)
 
 
-def test_a_token_file_serves_too(place: Place, tmp_path: Path) -> None:
+def test_a_token_file_and_hf_repo_serve_too(place: Place, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{WRITE}\n")
-    succeeded(place.push(HF_TOKEN="", HF_TOKEN_FILE=str(tmp_path / "token")))
+    settings = {"HF_TOKEN": "", "HF_TOKEN_FILE": str(tmp_path / "token"), "HF_REPO": REPO}
+    succeeded(place.run("push_to_hub.py", "--data-dir", place.data, **settings))
     place.one_right_commit()
     result = place.push(HF_TOKEN="", HF_TOKEN_FILE=str(tmp_path / "none"))
     assert_one_line_error(result, "HF_TOKEN_FILE=", "cannot be read")
