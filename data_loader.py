@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
 from goodreads.data_report import Row, data_report, drop_leaked
-from goodreads.files import atomic_path, sha256_file, sha256_lines, write_json
+from goodreads.files import atomic_path, sha256_file, sha256_lines, temporary_name, write_json
 from goodreads.labels import GENRES, parse_genres
 from goodreads.source import UCSD, GenreLines, describe, read_lines
 from goodreads.splits import FORMAT, SCHEMA, content_sha256, damaged_file, read_manifest
@@ -74,7 +74,7 @@ def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[
     """
     for name in ("train.parquet", "test.parquet", "manifest.json"):
         with suppress(OSError):
-            (output_dir / f".{name}.tmp").unlink()  # of a killed run
+            temporary_name(output_dir / name).unlink()  # of a killed run
     if not force and (manifest := _reusable(parameters, output_dir)) is not None:
         log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
         return manifest

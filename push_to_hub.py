@@ -122,8 +122,8 @@ def push(options: argparse.Namespace, tag: str, files: dict[str, Path]) -> dict[
 
     info = hub.attempt(options.repo, lambda: api.model_info(options.repo, revision=tag, files_metadata=True))
     remote = hub.remote_files(info)
-    wrong = [name for name, path in files.items() if name not in remote or not remote[name].is_same_as(path)]
-    if info.sha != commit or wrong or set(remote) - {*files, KEEP}:
+    wrong, stale = differences(remote, files)
+    if info.sha != commit or wrong or stale:
         raise CheckFailed(f"{options.repo} at {tag} is not what was pushed: {wrong or sorted(remote)}")
     log.info(
         "%s: commit %s, tag %s, %d files checked against the Hub's hashes",
@@ -190,6 +190,12 @@ def set_visibility(api: Any, options: argparse.Namespace, existed: bool) -> None
         raise InputError(f"{options.repo} exists and is public; push to it with --public, or name another")
 
 
+def differences(remote: dict[str, Any], files: dict[str, Path]) -> tuple[list[str], list[str]]:
+    """Local files that the repository lacks or has otherwise, and its files that are not local, by name."""
+    wrong = [name for name, path in files.items() if name not in remote or not remote[name].is_same_as(path)]
+    return wrong, sorted(set(remote) - {*files, KEEP})
+
+
 def make_commit(api: Any, repo: str, files: dict[str, Path]) -> tuple[str, bool]:
     """One commit that leaves exactly these files; none if they are there already.
 
@@ -208,9 +214,7 @@ def make_commit(api: Any, repo: str, files: dict[str, Path]) -> tuple[str, bool]
     parent = None
     for number in range(1, hub.ATTEMPTS + 1):
         info = hub.attempt(repo, lambda: api.model_info(repo, files_metadata=True))
-        remote = hub.remote_files(info)
-        add = [n for n, path in files.items() if n not in remote or not remote[n].is_same_as(path)]
-        stale = sorted(set(remote) - {*files, KEEP})
+        add, stale = differences(hub.remote_files(info), files)
         if not add and not stale:
             if parent is None:
                 log.info("%s holds this already: nothing to push", repo)

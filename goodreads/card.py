@@ -6,12 +6,10 @@ from string import Template
 from typing import Any
 
 from goodreads.labels import GENRES
+from goodreads.modelling import SCRATCH
 
-SCRATCH = "scratch"
 BASE = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model id; a folder has no page that could be linked
 TEMPLATE = Path(__file__).with_name("model_card.md")
-HEADLINE = {"accuracy": "accuracy", "precision_weighted": "precision", "recall_weighted": "recall"}
-HEADLINE |= {"f1_weighted": "f1", "loss": "loss"}
 
 
 def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dict[str, Any], tag: str) -> str:
@@ -38,9 +36,8 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         metrics=["accuracy", "precision", "recall", "f1"],
         tags=["goodreads", "genre-classification"],
         model_name=repo.partition("/")[2],
-        eval_results=_eval_results(result, tag),
+        eval_results=_eval_results(result),
     )
-    split = manifest["splits"]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         metadata=data.to_yaml(),
         repo=repo,
@@ -55,8 +52,8 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         per_genre=f"{parameters['per_genre']:,}",
         train_per_genre=f"{parameters['train_per_genre']:,}",
         seed=parameters["seed"],
-        train=f"{sum(g['reviews'] for g in split['train']['genres'].values()):,}",
-        test=f"{sum(g['reviews'] for g in split['test']['genres'].values()):,}",
+        train=f"{manifest['files']['train.parquet']['rows']:,}",
+        test=f"{manifest['files']['test.parquet']['rows']:,}",
         leaked=manifest["report"]["train_reviews_also_in_test"] - len(manifest["removed_train_review_ids"]),
         epochs=len(log["epochs"]),
         rate=settings["learning_rate"],
@@ -77,7 +74,7 @@ GENERATED = (
 )
 
 
-def _eval_results(result: dict[str, Any], tag: str) -> list[Any]:
+def _eval_results(result: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     return [
@@ -89,7 +86,7 @@ def _eval_results(result: dict[str, Any], tag: str) -> list[Any]:
             dataset_config="by-genre",
             dataset_split="test",
             dataset_revision=result["data"]["test_content_sha256"],
-            metric_type=HEADLINE.get(name, name.partition("_")[0]),
+            metric_type=name.partition("_")[0],
             metric_name=name,
             metric_value=round(entry["value"], 4),
         )

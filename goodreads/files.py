@@ -15,6 +15,11 @@ from typing import Any
 from goodreads.cli import InputError
 
 
+def temporary_name(path: Path) -> Path:
+    """Where what will become ``path`` is written; a killed run may leave it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
@@ -22,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -78,7 +83,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the parent cannot be written to, or the disk is full.
     """
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    temporary, old = temporary_name(path), path.with_name(f".{path.name}.old")
     try:
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -33,16 +33,21 @@ def training_log(folder: Path) -> dict[str, Any]:
     return document
 
 
-def interrupt(folder: Path, arguments: tuple[Any, ...], line: str, signum: int) -> tuple[int, str]:
-    """Start train.py and signal it once ``line`` is in its log; its exit code and log."""
-    with subprocess.Popen(
+def start(folder: Path, *arguments: Any) -> subprocess.Popen[str]:
+    """train.py in a process of its own, its log on a pipe."""
+    return subprocess.Popen(
         command("train.py", *arguments),
         cwd=folder,
         env=environment(folder),
-        stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+
+
+def interrupt(folder: Path, arguments: tuple[Any, ...], line: str, signum: int) -> tuple[int, str]:
+    """Start train.py and signal it once ``line`` is in its log; its exit code and log."""
+    with start(folder, *arguments) as process:
         assert process.stderr
         log = ""
         for text in process.stderr:
@@ -114,14 +119,7 @@ def test_killed_at_random_moments_nothing_damaged_is_trusted(
     arguments += ("--save_steps", 2)
     for _ in range(5):
         resumable = any((tmp_path / "model-checkpoints").glob("checkpoint-*/complete.json"))
-        with subprocess.Popen(
-            command("train.py", *arguments, *(["--resume"] if resumable else [])),
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with start(tmp_path, *arguments, *(["--resume"] if resumable else [])) as process:
             assert process.stderr
             for text in process.stderr:  # the interesting moments begin with the first step
                 if "loss" in text:
