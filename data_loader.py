@@ -3,68 +3,59 @@
     python data_loader.py                                    # the eight files of the UCSD server, into data/
     python data_loader.py --source ~/goodreads               # from a local folder (or another base URL)
     python data_loader.py --source sample                    # from generated reviews, without any network
+    python data_loader.py --head all --per-genre all --test-from data --output-dir data-all    # everything
 
 Reads the first --head reviews of each genre, samples --per-genre of them with one random generator, and
 makes the first --train-per-genre of those the train split and the rest the test split. A second run with
-the same parameters checks what is on disk and uses it. Files: README, "Files".
+the same parameters checks what is on disk and uses it.
+
+--head all samples from whole files. --per-genre all makes training data, in shards, of every review read
+whose id or text does not stand in the test split of --test-from; interrupted, it goes on where it was.
+Files: README, "Files".
 """
 
 import argparse
 import platform
-import random
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
-from goodreads.data_report import Row, data_report, drop_leaked
+from goodreads import shards
+from goodreads.cli import InputError, Parser, Progress, log, positive_int, run, whole_number
+from goodreads.data_report import SHORT_WORDS, Row, data_report, drop_leaked
+from goodreads.download import Limits
 from goodreads.files import atomic_path, sha256_file, sha256_lines, temporary_name, write_json
 from goodreads.labels import GENRES, parse_genres
-from goodreads.source import UCSD, GenreLines, describe, read_lines
-from goodreads.splits import FORMAT, SCHEMA, content_sha256, damaged_file, read_manifest
+from goodreads.protocol import Parameters, sample_genres, split
+from goodreads.reading import BadLines, each_genre
+from goodreads.source import UCSD, Source, Stream
+from goodreads.splits import FORMAT, SCHEMA, content_sha256, damaged_file, read_manifest, read_split
+
+__all__ = ["Parameters", "load"]  # what train.py and evaluate_model.py use of it
+
+CACHE = Path("~/.cache/goodreads-reviews")
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """What decides the split; equal parameters on an equal source give an equal split.
-
-    Attributes:
-        source: base URL, folder or ``sample``.
-        genres: slugs in sampling order.
-        head, per_genre, train_per_genre: reviews per genre read, sampled, and put into the train split.
-        seed: of the one generator that samples every genre in turn.
-        drop_duplicates: drop train reviews whose text or id also stands in the test split.
-        allow_fewer: accept a genre with fewer than ``per_genre`` reviews.
-    """
-
-    source: str = UCSD
-    genres: tuple[str, ...] = tuple(parse_genres(",".join(GENRES)))
-    head: int = 10_000
-    per_genre: int = 1_000
-    train_per_genre: int = 800
-    seed: int = 42
-    drop_duplicates: bool = False
-    allow_fewer: bool = False
-
-    def __post_init__(self) -> None:
-        if self.train_per_genre >= self.per_genre:
-            raise InputError(
-                f"--train-per-genre {self.train_per_genre} leaves no test reviews of {self.per_genre}"
-            )
-        if self.per_genre > self.head:
-            raise InputError(f"--per-genre {self.per_genre} is more than --head {self.head}")
-
-
-def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[str, Any]:
+def load(
+    parameters: Parameters,
+    output_dir: Path,
+    force: bool = False,
+    source: Source | None = None,
+    test_from: Path | None = None,
+) -> dict[str, Any]:
     """Make the split in ``output_dir``, or check and reuse the one that stands there.
+
+    Args:
+        parameters: what decides the split.
+        output_dir: the folder that becomes the data folder.
+        force: make it anew whatever stands there.
+        source: how ``parameters.source`` is fetched; without a cache and with usual patience if None.
+        test_from: data folder whose test split is held out, for ``--per-genre all``.
 
     Returns:
         The manifest.
@@ -82,14 +73,32 @@ def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[
         output_dir.mkdir(parents=True, exist_ok=True)  # rather now than after the download
     except OSError as error:
         raise InputError(f"cannot write {output_dir}: {error.strerror}") from error
-    samples, read = sample_genres(parameters)
-    train, test = split(samples, parameters)
+    source = source or Source(parameters.source)
+    if test_from is None:
+        made = _load_sample(parameters, output_dir, source)
+    else:
+        made = _load_all(parameters, output_dir, source, test_from, force)
     manifest = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parameters": _as_json(parameters),
+        "parameters": parameters.as_json(),
         "labels": sorted(parameters.genres),
-        "read": read,
+        **made,
+        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
+    }
+    write_json(output_dir / "manifest.json", manifest)  # last: it vouches for the files before it
+    shards.remove_others(output_dir, manifest["files"])
+    return manifest
+
+
+def _load_sample(parameters: Parameters, output_dir: Path, source: Source) -> dict[str, Any]:
+    samples = sample_genres(parameters, source)
+    train, test = split(samples, parameters)
+    return {
+        "read": {
+            genre: _read_entry(source.describe(genre), sample.lines, sample.bytes, sample.bad)
+            for genre, sample in samples.items()
+        },
         "report": data_report(train, test),
         "removed_train_review_ids": drop_leaked(train, test) if parameters.drop_duplicates else [],
         "splits": {"train": _split_entry(train, parameters), "test": _split_entry(test, parameters)},
@@ -97,114 +106,48 @@ def load(parameters: Parameters, output_dir: Path, force: bool = False) -> dict[
             f"{name}.parquet": _write(output_dir / f"{name}.parquet", rows)
             for name, rows in (("train", train), ("test", test))
         },
-        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
     }
-    write_json(output_dir / "manifest.json", manifest)  # last: it vouches for the files before it
-    return manifest
 
 
-def draw_indices(counts: Mapping[str, int], per_genre: int, seed: int) -> dict[str, list[int]]:
-    """Which reviews the reference samples: for each genre in turn ``sample(reviews, per_genre)``.
+def _load_all(
+    parameters: Parameters, output_dir: Path, source: Source, test_from: Path, force: bool
+) -> dict[str, Any]:
+    """Every review that the test split of ``test_from`` does not hold, in shards beside a copy of it."""
+    test, origin = read_split(test_from, "test"), read_manifest(test_from)
+    held_out = shards.HeldOut.of(test.review_ids, test.texts)
+    labels = sorted(parameters.genres)
+    if force:
+        shards.forget_progress(output_dir)
 
-    ``random.sample`` looks at the population's length alone, so indices can be drawn before reading.
+    def work(genre: str, stream: Stream, progress: Progress) -> shards.State:
+        mine = shards.Shards(output_dir, genre, labels.index(genre), parameters.as_json())
+        mine.fill(stream, parameters.head, held_out, BadLines(parameters.max_bad_lines), progress)
+        return mine.state
 
-    Args:
-        counts: genre -> number of reviews to sample from, in sampling order.
-        per_genre: reviews to sample; all of them where there are fewer.
-        seed: of the one ``random.Random`` that serves every genre.
-    """
-    rng = random.Random(seed)
-    return {genre: rng.sample(range(n), min(per_genre, n)) for genre, n in counts.items()}
-
-
-def sample_genres(parameters: Parameters) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    """Stream all genres at once and keep the sampled reviews.
-
-    A file that ends before ``head`` changes what is drawn from it and from the genres after it; those are
-    then read a second time, now with the counts known.
-
-    Returns:
-        genre -> its sampled records in draw order; and genre -> the manifest's entry on what was read.
-
-    Raises:
-        InputError: as ``goodreads.source.read_lines``, or a genre has fewer reviews than asked.
-    """
-    counts = dict.fromkeys(parameters.genres, parameters.head)
-    drawn: dict[str, list[int]] = {}
-    read: dict[str, GenreLines] = {}
-    while drawn != (wanted := draw_indices(counts, parameters.per_genre, parameters.seed)):
-        stale = [genre for genre in parameters.genres if drawn.get(genre) != wanted[genre]]
-        read.update(_read_genres(parameters, {genre: wanted[genre] for genre in stale}))
-        drawn = wanted
-        for genre in stale:
-            _check_count(genre, read[genre].lines, parameters)
-            counts[genre] = read[genre].lines
-    samples = {genre: [read[genre].records[i] for i in drawn[genre]] for genre in parameters.genres}
-    entries = {
-        genre: {
-            "file": describe(parameters.source, genre),
-            "reviews_read": read[genre].lines,
-            "bytes_read": read[genre].bytes,
-        }
-        for genre in parameters.genres
+    states = each_genre(dict.fromkeys(parameters.genres, parameters.head), source, work)
+    with atomic_path(output_dir / "test.parquet") as temporary:
+        temporary.write_bytes((test_from / "test.parquet").read_bytes())
+    files = {name: entry for state in states.values() for name, entry in state.files.items()}
+    report = {name: sum(state.counts[name] for state in states.values()) for name in shards.REPORTED}
+    train = {
+        "content_sha256": sha256_lines(entry["sha256"] for entry in files.values()),
+        "genres": {genre: {"reviews": state.counts["train"]} for genre, state in states.items()},
     }
-    return samples, entries
-
-
-def _read_genres(parameters: Parameters, wanted: Mapping[str, Sequence[int]]) -> dict[str, GenreLines]:
-    stop = Event()
-
-    def read(position: int, genre: str) -> GenreLines:
-        progress = Progress(genre, parameters.head, "reviews", position=position)
-        kept = set(wanted[genre])
-        result = read_lines(parameters.source, genre, parameters.head, kept, progress, stop)
-        progress.close()
-        return result
-
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        futures = {genre: pool.submit(read, i, genre) for i, genre in enumerate(wanted)}
-        try:
-            for future in as_completed(futures.values()):
-                future.result()  # the first failure ends the run
-        finally:
-            stop.set()
-    return {genre: future.result() for genre, future in futures.items()}
-
-
-def _check_count(genre: str, count: int, parameters: Parameters) -> None:
-    if count < parameters.per_genre and not parameters.allow_fewer:
-        raise InputError(
-            f"{genre} has {count:,} reviews, fewer than --per-genre {parameters.per_genre:,}; "
-            "lower --per-genre and --train-per-genre, or take what there is with --allow-fewer"
-        )
-    if count < 2:
-        raise InputError(f"{genre} has {count} reviews: too few to split")
-    if count < parameters.head:
-        log.info("%s: the file ends before --head %s; sampling from %s", genre, parameters.head, count)
-
-
-def split(samples: Mapping[str, list[Row]], parameters: Parameters) -> tuple[list[Row], list[Row]]:
-    """The sampled records as rows of the train and the test split, genre after genre in sampling order."""
-    labels = sorted(samples)
-    train: list[Row] = []
-    test: list[Row] = []
-    for genre, records in samples.items():
-        cut = max(1, len(records) * parameters.train_per_genre // parameters.per_genre)
-        rows = [
-            {
-                "review_id": record["review_id"],
-                "book_id": record["book_id"],
-                "user_id": record["user_id"],
-                "genre": genre,
-                "label": labels.index(genre),
-                "text": record["review_text"],
-                "rating": record["rating"],
-            }
-            for record in records
-        ]
-        train += rows[:cut]
-        test += rows[cut:]
-    return train, test
+    return {
+        "read": {
+            genre: _read_entry(source.describe(genre), state.lines, state.bytes, state.bad_lines)
+            for genre, state in states.items()
+        },
+        "report": {
+            **report,
+            "very_short_means_fewer_words_than": SHORT_WORDS,
+            "train_reviews_also_in_test": 0,
+        },
+        "removed_train_review_ids": [],
+        "splits": {"train": train, "test": origin["splits"]["test"]},
+        "files": {**files, "test.parquet": origin["files"]["test.parquet"]},
+        "test_parameters": origin.get("test_parameters", origin["parameters"]),
+    }
 
 
 def _reusable(parameters: Parameters, output_dir: Path) -> dict[str, Any] | None:
@@ -220,7 +163,7 @@ def _reusable(parameters: Parameters, output_dir: Path) -> dict[str, Any] | None
     if problem:
         log.warning("rebuilding: %s", problem)
         return None
-    asked = _as_json(parameters)
+    asked = parameters.as_json()
     changed = [f"{key} was {made_with.get(key)!r}" for key in asked if made_with.get(key) != asked[key]]
     if changed:
         log.warning("rebuilding %s, made with other parameters: %s", output_dir, "; ".join(changed))
@@ -228,8 +171,8 @@ def _reusable(parameters: Parameters, output_dir: Path) -> dict[str, Any] | None
     return manifest
 
 
-def _as_json(parameters: Parameters) -> dict[str, Any]:
-    return {**asdict(parameters), "genres": list(parameters.genres)}
+def _read_entry(file: str, lines: int, size: int, bad: list[str]) -> dict[str, Any]:
+    return {"file": file, "reviews_read": lines, "bytes_read": size, "bad_lines": bad}
 
 
 def _write(path: Path, rows: list[Row]) -> dict[str, Any]:
@@ -253,17 +196,32 @@ def _split_entry(rows: Sequence[Row], parameters: Parameters) -> dict[str, Any]:
 def summary(manifest: dict[str, Any]) -> str:
     """The manifest's counts and data report in a few lines."""
     report = manifest["report"]
-    lines = [f"{'genre':<24}{'read':>8}{'train':>8}{'test':>8}"]
+    lines = [f"{'genre':<24}{'read':>10}{'train':>10}{'test':>8}"]
     for genre, entry in manifest["read"].items():
         train, test = (manifest["splits"][name]["genres"][genre]["reviews"] for name in ("train", "test"))
-        lines.append(f"{genre:<24}{entry['reviews_read']:>8}{train:>8}{test:>8}")
-    lines.append(
-        f"empty {report['empty_texts']}, very short {report['very_short_texts']}, "
-        f"exact duplicates {report['exact_duplicate_texts']}, train reviews also in test "
-        f"{report['train_reviews_also_in_test']} ({len(manifest['removed_train_review_ids'])} removed), "
-        f"books under several genres {report['book_ids_in_several_genres']}"
-    )
-    return "\n".join(lines)
+        lines.append(f"{genre:<24}{entry['reviews_read']:>10}{train:>10}{test:>8}")
+    found = f"empty {report['empty_texts']}, very short {report['very_short_texts']}, "
+    if "test_parameters" in manifest:
+        found += (
+            f"held out by review_id {report['held_out_by_review_id']}, by text {report['held_out_by_text']}"
+        )
+    else:
+        found += (
+            f"exact duplicates {report['exact_duplicate_texts']}, train reviews also in test "
+            f"{report['train_reviews_also_in_test']} ({len(manifest['removed_train_review_ids'])} removed), "
+            f"books under several genres {report['book_ids_in_several_genres']}"
+        )
+    if bad := sum(len(entry["bad_lines"]) for entry in manifest["read"].values()):
+        found += f", bad lines left out {bad}"
+    return "\n".join([*lines, found])
+
+
+def _or_all(kind: Callable[[str], int]) -> Callable[[str], int | None]:
+    def parse(text: str) -> int | None:
+        return None if text == "all" else kind(text)
+
+    parse.__name__ = "number (or 'all')"
+    return parse
 
 
 def _options() -> argparse.Namespace:
@@ -271,28 +229,67 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--source", default=UCSD, help="base URL, local folder, or 'sample' for generated reviews")
     add("--genres", default=",".join(GENRES), help="comma-separated slugs")
-    add("--head", type=positive_int, default=10_000, help="reviews read from the start of each file")
-    add("--per-genre", type=positive_int, default=1_000, help="reviews sampled from those")
+    add("--head", type=_or_all(positive_int), default=10_000, help="reviews read of each file, or 'all'")
+    add("--per-genre", type=_or_all(positive_int), default=1_000, help="reviews sampled from those, or 'all'")
     add(
         "--train-per-genre",
         type=positive_int,
         default=800,
         help="sampled reviews for training; the rest test",
     )
+    add(
+        "--test-from",
+        type=Path,
+        default=Path("data"),
+        help="data folder whose test split --per-genre all holds out",
+    )
     add("--seed", type=int, default=42, help="of the sampling")
     add("--output-dir", type=Path, default=Path("data"), help="folder for the split and its manifest")
     add("--drop-duplicates", action="store_true", help="drop train reviews whose text or id stands in test")
     add("--allow-fewer", action="store_true", help="accept genres with fewer than --per-genre reviews")
+    add(
+        "--max-bad-lines",
+        type=whole_number,
+        default=0,
+        help="lines per genre that may be no reviews; left out and counted",
+    )
     add("--force", action="store_true", help="rebuild what is on disk")
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--cache", type=Path, nargs="?", const=CACHE,
+        help=f"keep what is fetched in this folder ({CACHE} unless named) for later runs; off by default",
+    )  # fmt: skip
+    network.add_argument(
+        "--timeout", type=positive_int, default=60, help="seconds without a byte before a new try"
+    )
+    network.add_argument(
+        "--retries", type=whole_number, default=4, help="failed tries in a row; 0 gives up at the first"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Make or check the split and print its summary."""
     options = vars(_options())
-    output_dir, force = options.pop("output_dir"), options.pop("force")
+    take = options.pop
+    output_dir, force, test_from = take("output_dir"), take("force"), take("test_from")
+    cache, limits = take("cache"), Limits(take("timeout"), take("retries"))
     options["genres"] = tuple(parse_genres(options["genres"]))
-    print(summary(load(Parameters(**options), output_dir, force)))
+    if options["per_genre"] is None:
+        options |= {"train_per_genre": None, "test_split": _held_out(test_from, options["genres"])}
+    else:
+        test_from = None
+    parameters = Parameters(**options)
+    source = Source(parameters.source, cache and cache.expanduser(), limits)
+    print(summary(load(parameters, output_dir, force, source, test_from)))
+
+
+def _held_out(test_from: Path, genres: Sequence[str]) -> str:
+    manifest = read_manifest(test_from)
+    if manifest["labels"] != sorted(genres):
+        raise InputError(f"--test-from {test_from} is of other genres: {', '.join(manifest['labels'])}")
+    content: str = manifest["splits"]["test"]["content_sha256"]
+    return content
 
 
 if __name__ == "__main__":

@@ -60,6 +60,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def whole_number(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def one_line_error(prog: str, message: object) -> None:
     """Print ``prog: error: message`` on stderr, as one line whatever the message holds."""
     print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
@@ -96,12 +104,19 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere a plain line every ``every`` seconds and one at the end."""
+    """A tqdm bar on a terminal; elsewhere a plain line every ``every`` seconds and one at the end.
 
-    def __init__(self, label: str, total: int, unit: str, position: int = 0, every: float = 10.0) -> None:
+    Attributes:
+        started: when it was made, on the monotonic clock.
+        note: text that is shown after the count.
+    """
+
+    def __init__(
+        self, label: str, total: int | None, unit: str, position: int = 0, every: float = 10.0
+    ) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.count = 0
-        self._started = self._last = time.monotonic()
+        self.count, self.note = 0, ""
+        self.started = self._last = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -112,6 +127,7 @@ class Progress:
         """Count ``n`` more units."""
         self.count += n
         if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(n)
         elif time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
@@ -125,6 +141,8 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self.started
         rate = self.count / seconds if seconds else 0.0
-        log.info("%s: %s of %s %s, %.0f/s", self.label, f"{self.count:,}", f"{self.total:,}", self.unit, rate)
+        count = f"{self.count:,}" if self.total is None else f"{self.count:,} of {self.total:,}"
+        note = f"; {self.note}" if self.note else ""
+        log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note)

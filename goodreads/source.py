@@ -1,150 +1,196 @@
-"""Where the gzip files come from, and how the wanted lines are taken out of them while they stream.
+"""Where the gzip files come from, and how their lines are read while they stream.
 
 A source is a base URL, a local folder, or ``sample``; all three become chunks of compressed bytes and
 take the same path from there. Memory is bounded by what is kept, not by the file.
 """
 
-import json
+import os
 import re
-import zlib
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+
+# igzip unpacks reviews 2 to 3 times as fast as zlib, with zlib's interface and its CRC check, and releases
+# the GIL (benchmarks/loading.py; docs/data.md has the figures)
+from isal import igzip_lib, isal_zlib
 
 from goodreads import sample
-from goodreads.cli import InputError, Progress
-from goodreads.download import CHUNK, http_chunks
+from goodreads.cache import Prefix
+from goodreads.cli import InputError
+from goodreads.download import CHUNK, Changed, Download, Limits
 
 UCSD = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/byGenre/"
-FIELDS = ("review_id", "book_id", "user_id", "review_text", "rating")
+BLOCK = 1 << 20  # bytes of text unpacked at a time: bounds the memory whatever the compression
+LONGEST_LINE = 64 << 20  # bytes
+BOM = b"\xef\xbb\xbf"
 
 
-@dataclass
-class GenreLines:
-    """What was read of one genre.
+@dataclass(frozen=True)
+class Source:
+    """Where the files are and how they are fetched.
 
     Attributes:
-        lines: lines read, at most the limit asked for.
-        bytes: compressed bytes read.
-        records: line index (from 0) -> the record's ``FIELDS``, for the wanted lines.
+        base: URL of a folder, local folder, or ``sample``.
+        cache: folder that keeps what is fetched from a URL, or None.
+        limits: patience with the network.
     """
 
-    lines: int = 0
-    bytes: int = 0
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    base: str = UCSD
+    cache: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the files come over the network."""
+        return "://" in self.base
+
+    def describe(self, genre: str) -> str:
+        """The URL or path of a genre's file, for messages and the manifest."""
+        name = f"goodreads_reviews_{genre}.json.gz"
+        if self.base == "sample":
+            return f"sample:{name}"
+        return f"{self.base.rstrip('/')}/{name}" if self.remote else str(Path(self.base) / name)
 
 
-def describe(source: str, genre: str) -> str:
-    """The URL or path of a genre's file, for messages and the manifest."""
-    name = f"goodreads_reviews_{genre}.json.gz"
-    if source == "sample":
-        return f"sample:{name}"
-    return f"{source.rstrip('/')}/{name}" if "://" in source else str(Path(source) / name)
+class Stream:
+    """One genre's file while it is read.
 
-
-def read_lines(
-    source: str, genre: str, limit: int, wanted: Collection[int], progress: Progress, stop: Event
-) -> GenreLines:
-    """Read the first ``limit`` lines of a genre and keep the wanted ones.
-
-    Args:
-        source: base URL, folder or ``sample``.
-        genre: slug.
-        limit: lines to read at most; reading stops there and the connection is closed.
-        wanted: line indices (from 0) whose records are kept.
-        progress: counts lines.
-        stop: reading ends early once it is set.
-
-    Raises:
-        InputError: the file is missing, not gzip, damaged or truncated, or a wanted line is not a review.
+    Attributes:
+        where: the URL or path, for messages and the manifest.
+        name: genre and ``where``, for messages.
+        bytes: compressed bytes read, fetched now or before.
+        version: what the server called the file (ETag or Last-Modified); for a local file its size and
+            modification time; empty where nothing is known.
+        ended: whether the end of the file was reached.
     """
-    where, read = describe(source, genre), GenreLines()
 
-    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def __init__(self, source: Source, genre: str, stop: Event) -> None:
+        """Nothing is opened before the first line is asked for; ``stop`` ends waits and reading."""
+        self.where = source.describe(genre)
+        self.name = f"{genre}: {self.where}"
+        self.bytes, self.version, self.ended = 0, "", False
+        self._source, self._genre, self._stop = source, genre, stop
+        self._download: Download | None = None
+
+    @property
+    def retries(self) -> int:
+        """Connections that broke so far."""
+        return self._download.retries if self._download else 0
+
+    def lines(self) -> Generator[list[bytes], None, None]:
+        """The file's lines without their newline, some at a time, in order.
+
+        Raises:
+            InputError: the file is missing, not gzip, damaged or truncated, or cannot be fetched.
+        """
+        with closing(self._chunks()) as chunks:
+            yield from gzip_lines(self._counted(chunks), self.name)
+        self.ended = True
+
+    def _counted(self, chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
         for chunk in chunks:
-            read.bytes += len(chunk)
+            if self._stop.is_set():
+                raise InputError(f"{self.name}: reading was stopped")
+            self.bytes += len(chunk)
             yield chunk
 
-    with closing(_chunks(source, genre, where, stop)) as chunks:
-        for line in gzip_lines(counted(chunks), where):
-            if read.lines in wanted:
-                read.records[read.lines] = parse_review(line, where, read.lines)
-            read.lines += 1
-            progress.update(1)
-            if read.lines == limit or stop.is_set():
-                break
-    return read
+    def _chunks(self) -> Generator[bytes, None, None]:
+        if self._source.base == "sample":
+            return sample.gzip_chunks(self._genre)
+        if not self._source.remote:
+            return self._local()
+        return self._cached(self._source.cache) if self._source.cache else self._fetch()
+
+    def _local(self) -> Generator[bytes, None, None]:
+        try:
+            with Path(self.where).open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                self.version = f"{status.st_size}-{status.st_mtime_ns}"
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except OSError as error:
+            raise InputError(f"{self.where}: {error.strerror}; check --source") from error
+
+    def _fetch(self, position: int = 0, version: str = "") -> Generator[bytes, None, None]:
+        self._download = Download(self.where, self._stop, self._source.limits, position, version)
+        for chunk in self._download.chunks():
+            self.version = self._download.version
+            yield chunk
+
+    def _cached(self, folder: Path) -> Generator[bytes, None, None]:
+        """What is held first, then the rest from the server, which is kept too."""
+        prefix = Prefix(folder, self.where)
+        self.version = prefix.version
+        try:
+            yield from prefix.chunks()
+            if not prefix.complete:
+                for chunk in self._fetch(prefix.bytes, prefix.version):
+                    prefix.append(chunk, self.version)
+                    yield chunk
+        except Changed:
+            prefix.drop()
+            raise
+        finally:
+            prefix.close(prefix.complete or bool(self._download and self._download.complete))
 
 
-def gzip_lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
-    """The lines (without their newline) of gzip data that arrives in chunks.
+def gzip_lines(chunks: Iterable[bytes], name: str) -> Generator[list[bytes], None, None]:
+    """The lines (without their newline) of gzip data that arrives in chunks, some at a time.
+
+    A byte order mark before the first line is left out.
 
     Raises:
-        InputError: the data is not gzip, is damaged, or ends in the middle of a gzip member.
+        InputError: the data is not gzip, is damaged, ends in the middle of a gzip member, or holds a line
+            of more than ``LONGEST_LINE`` bytes.
     """
-    unpacker, rest, started = zlib.decompressobj(wbits=31), b"", False
+    rest: list[bytes] = []  # the line that has begun
+    size = count = 0
+    for text in _unpack(chunks, name):
+        if count == 0 and not rest:
+            text = text.removeprefix(BOM)
+        *lines, tail = text.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*rest, lines[0]])
+            rest, size = [], 0
+            count += len(lines)
+            yield lines
+        rest.append(tail)
+        size += len(tail)
+        if size > LONGEST_LINE:
+            raise InputError(f"{name}, line {count + 1:,} is longer than {LONGEST_LINE:,} bytes")
+    if any(rest):
+        yield [b"".join(rest)]
+
+
+def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
+    """Gzip members (RFC 1952) to their bytes, at most ``BLOCK`` at a time."""
+    unpacker, position, first = isal_zlib.decompressobj(wbits=31), 0, b""
     for chunk in chunks:
-        if not started and chunk[:2] != b"\x1f\x8b"[: len(chunk)]:
-            raise InputError(f"{where} is not a gzip file: {_looks_like(chunk)}; check --source")
-        started = True
-        while chunk:
+        if len(first) < 2:
+            first += chunk[:256]
+            if first[:2] != b"\x1f\x8b"[: len(first)]:
+                raise InputError(f"{name} is not a gzip file: {_looks_like(chunk)}; check --source")
+        left = chunk
+        while left:
             if unpacker.eof:
-                if not chunk.strip(b"\0"):
+                if not left.strip(b"\0"):
                     break  # padding after the end, which gzip allows
-                unpacker = zlib.decompressobj(wbits=31)  # a gzip file may have several members
+                unpacker = isal_zlib.decompressobj(wbits=31)  # a gzip file may have several members
             try:
-                text = unpacker.decompress(chunk)
-            except zlib.error as error:
-                raise InputError(f"{where} is damaged ({error}); fetch it again") from error
-            chunk = unpacker.unused_data
-            *lines, rest = (rest + text).split(b"\n")
-            yield from lines
+                text = unpacker.decompress(left, BLOCK)
+            except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says no class
+                raise InputError(
+                    f"{name} is damaged near byte {position:,} ({error}); fetch it again"
+                ) from error
+            left = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+            if text:
+                yield text
+        position += len(chunk)
     if not unpacker.eof:
-        raise InputError(f"{where} is {'truncated' if started else 'empty'}; fetch it again")
-    if rest:
-        yield rest
-
-
-def parse_review(line: bytes, where: str, index: int) -> dict[str, Any]:
-    """One JSON line to its ``FIELDS``; raises InputError naming the line (from 1) if it is not a review."""
-    place = f"{where}, line {index + 1:,}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON ({error}); the source is damaged") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{place} is not a JSON object; the source is not in the UCSD format")
-    values = {name: record.get(name) for name in FIELDS}
-    for name, value in values.items():
-        kind = int if name == "rating" else str
-        if type(value) is not kind or (type(value) is int and abs(value) >= 1 << 63):
-            raise InputError(f"{place} has no {name} of type {kind.__name__}; not in the UCSD format")
-        if isinstance(value, str):
-            values[name] = _well_formed(value)
-    return values
-
-
-def _well_formed(text: str) -> str:
-    """JSON may escape half a surrogate pair, which no UTF-8 file can hold: U+FFFD stands for it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _chunks(source: str, genre: str, where: str, stop: Event) -> Generator[bytes, None, None]:
-    if source == "sample":
-        return sample.gzip_chunks(genre)
-    return http_chunks(where, stop) if "://" in source else _file_chunks(Path(where))
-
-
-def _file_chunks(path: Path) -> Generator[bytes, None, None]:
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check --source") from error
+        state = f"truncated at byte {position:,}" if first else "empty"
+        raise InputError(f"{name} is {state}; fetch it again")
 
 
 def _looks_like(chunk: bytes) -> str:

@@ -1,12 +1,12 @@
 """The train and test split on disk, and the manifest that vouches for it.
 
-``train.parquet`` and ``test.parquet`` hold review_id, book_id, user_id, genre, label, text, rating;
-``manifest.json`` says how they were made and what their hashes are. Nothing here writes them: that is
-data_loader.py's. README, "Files", has the format.
+``train.parquet`` (or the shards ``train/*.parquet``) and ``test.parquet`` hold review_id, book_id, user_id,
+genre, label, text, rating; ``manifest.json`` says how they were made and what their hashes are. Nothing
+here writes them: that is data_loader.py's. README, "Files", has the format.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,13 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
     if missing := [key for key in KEYS if key not in manifest]:
         raise InputError(f"{data_dir / 'manifest.json'} has no {missing[0]}; run data_loader.py --force")
     files = manifest["files"]
-    if not isinstance(files, dict) or sorted(files) != ["test.parquet", "train.parquet"]:
+    if not isinstance(files, dict) or "test.parquet" not in files or not _train_files(files):
         raise InputError(f"{data_dir / 'manifest.json'} names other files; run data_loader.py --force")
     return manifest
+
+
+def _train_files(files: Iterable[str]) -> list[str]:
+    return [name for name in files if name == "train.parquet" or name.startswith("train/")]
 
 
 def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
@@ -86,8 +90,10 @@ def read_split(data_dir: Path, name: str) -> Split:
     manifest = read_manifest(data_dir)
     if problem := damaged_file(data_dir, manifest):
         raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
-    table = pq.read_table(data_dir / f"{name}.parquet", schema=SCHEMA)
-    columns = {column: table[column].to_pylist() for column in ("review_id", "text", "label")}
+    files = _train_files(manifest["files"]) if name == "train" else ["test.parquet"]
+    wanted = ["review_id", "text", "label"]
+    table = pa.concat_tables(pq.read_table(data_dir / file, schema=SCHEMA, columns=wanted) for file in files)
+    columns = {column: table[column].to_pylist() for column in wanted}
     return Split(columns["review_id"], columns["text"], columns["label"], manifest["labels"])
 
 

@@ -199,6 +199,7 @@ def test_the_manifest_says_what_the_files_hold(streamed: Run) -> None:
     assert manifest["parameters"] == {
         "source": streamed.source, "genres": list(ORDER), "head": HEAD, "per_genre": PER_GENRE,
         "train_per_genre": TRAIN, "seed": 42, "drop_duplicates": False, "allow_fewer": False,
+        "max_bad_lines": 0, "test_split": "",
     }  # fmt: skip
     assert manifest["removed_train_review_ids"] == []
     for name in ("train", "test"):

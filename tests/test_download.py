@@ -10,7 +10,7 @@ import pytest
 
 from goodreads import download
 from goodreads.cli import InputError
-from goodreads.download import http_chunks
+from goodreads.download import Download, Limits
 from tests.loopback import Answer, FileServer
 
 BODY = random.Random(1).randbytes(400_000)
@@ -29,7 +29,7 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 
 
 def fetch(server: FileServer) -> bytes:
-    return b"".join(http_chunks(server.url + "file", Event()))
+    return b"".join(Download(server.url + "file", Event()).chunks())
 
 
 def test_a_cut_connection_is_taken_up_at_the_byte_reached(server: FileServer) -> None:
@@ -63,7 +63,7 @@ def test_it_gives_up_after_failures_in_a_row_without_progress(server: FileServer
     server.answers["file"] = Answer(503, b"down")
     with pytest.raises(InputError, match=r"HTTP 503 Service Unavailable at byte 0, 5 times"):
         fetch(server)
-    assert len(server.requests) == download.RETRIES + 1
+    assert len(server.requests) == Limits().retries + 1
 
 
 def test_what_will_not_pass_is_not_tried_again(server: FileServer) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_loader import Parameters, draw_indices, sample_genres
 from goodreads import sample
 from goodreads.cli import InputError
 from goodreads.data_report import data_report, drop_leaked
 from goodreads.files import atomic_folder, atomic_path, read_json, sha256_file, sha256_lines, write_json
 from goodreads.labels import GENRES, match_labels, parse_genres
-from goodreads.source import gzip_lines, parse_review
+from goodreads.protocol import Parameters, sample_genres
+from goodreads.reviews import parse_review
+from goodreads.sampling import draw_indices
+from goodreads.source import Source, gzip_lines
 from goodreads.splits import Split, carve, content_sha256, read_split
 from tests.helpers import ROOT, temporary_files
 from tests.test_data_loader import gz, reference_sample
@@ -175,6 +177,10 @@ def pieces(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
         turn += 1
 
 
+def lines_of(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    return chain.from_iterable(gzip_lines(chunks, name))
+
+
 def members(data: bytes, cuts: Sequence[int]) -> bytes:
     """Gzip data of one member per part between the cuts."""
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -197,7 +203,7 @@ def test_lines_survive_any_members_and_any_chunks(
     data = b"\n".join(lines) + (b"\n" if final_newline and lines else b"")
     packed = members(data, cuts)
     expected = data.split(b"\n")
-    assert list(gzip_lines(pieces(packed, sizes), "w")) == (expected if expected[-1] else expected[:-1])
+    assert list(lines_of(pieces(packed, sizes), "w")) == (expected if expected[-1] else expected[:-1])
 
 
 @steady
@@ -210,10 +216,10 @@ def test_a_truncated_file_is_reported_unless_it_ends_between_members(
     try:
         expected = gzip.decompress(packed)  # the standard library is the judge
     except (EOFError, gzip.BadGzipFile):
-        with pytest.raises(InputError, match="w is truncated; fetch it again"):
-            list(gzip_lines(pieces(packed, [7]), "w"))
+        with pytest.raises(InputError, match=r"w is truncated at byte [\d,]+; fetch it again"):
+            list(lines_of(pieces(packed, [7]), "w"))
     else:
-        assert b"\n".join(gzip_lines(pieces(packed, [7]), "w")) == expected.removesuffix(b"\n")
+        assert b"\n".join(lines_of(pieces(packed, [7]), "w")) == expected.removesuffix(b"\n")
 
 
 @settings(steady, max_examples=200)
@@ -222,10 +228,10 @@ def test_a_flipped_byte_never_passes_for_other_lines(
     lines: list[bytes], cuts: list[int], flip: int, data: st.DataObject
 ) -> None:
     packed = bytearray(members(b"\n".join(lines), cuts))
-    expected = list(gzip_lines([bytes(packed)], "w"))
+    expected = list(lines_of([bytes(packed)], "w"))
     packed[data.draw(st.integers(0, len(packed) - 1))] ^= flip
     try:
-        assert list(gzip_lines(pieces(packed, [50]), "w")) == expected  # a byte that carries no content
+        assert list(lines_of(pieces(packed, [50]), "w")) == expected  # a byte that carries no content
     except InputError as error:
         assert any(word in str(error) for word in ("damaged", "truncated", "not a gzip file"))
 
@@ -245,13 +251,13 @@ def test_a_flipped_byte_never_passes_for_other_lines(
 )
 def test_what_is_not_gzip_is_described(data: bytes, fragment: str) -> None:
     with pytest.raises(InputError, match=fragment):
-        list(gzip_lines([data] if data else [], "w"))
+        list(lines_of([data] if data else [], "w"))
 
 
 def test_windows_newlines_keep_the_reviews() -> None:
     texts = ["one\r\ntwo", "three"]
     data = "".join(json.dumps(RECORD | {"review_text": text}) + "\r\n" for text in texts)
-    lines = list(gzip_lines([gzip.compress(data.encode())], "w"))
+    lines = list(lines_of([gzip.compress(data.encode())], "w"))
     assert [parse_review(line, "w", 0)["review_text"] for line in lines] == texts
 
 
@@ -260,7 +266,7 @@ def test_windows_newlines_keep_the_reviews() -> None:
     [
         (b"", "is not JSON"),
         (b"{'review_id': 1}", "is not JSON"),
-        (b'{"review_id": "\xff"}', "is not JSON"),
+        (b'{"review_id": "\xff"}', "is not UTF-8 .byte 16 of the line"),
         (b"[]", "is not a JSON object"),
         (b"NaN", "is not a JSON object"),
         *((json.dumps(RECORD | {key: bad}).encode(), f"no {key} of type {kind}") for key, bad, kind in (
@@ -331,11 +337,12 @@ def test_the_sample_is_the_reference_loops_for_any_genres_sizes_and_seed(
         parameters = Parameters(
             name, tuple(parse_genres(",".join(genres))), head, per_genre, 1, seed, allow_fewer=True
         )
-        samples, read = sample_genres(parameters)
+        samples = sample_genres(parameters, Source(name))
         expected = reference_sample(Path(name), genres, head, per_genre, seed)
-    assert list(samples) == list(expected) == list(read)
+    assert list(samples) == list(expected)
     for genre, records in expected.items():
-        assert [r["review_id"] for r in samples[genre]] == [r["review_id"] for r in records], genre
+        drawn = [review["review_id"] for review in samples[genre].reviews if review is not None]
+        assert drawn == [record["review_id"] for record in records], genre
 
 
 @steady

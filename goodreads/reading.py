@@ -1,0 +1,139 @@
+"""Reading the genres side by side: one thread and at most one connection each, one progress line each."""
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import TypeVar
+
+from goodreads.cli import Progress, log
+from goodreads.reviews import BadLine, Review, parse_review
+from goodreads.sampling import Sampler
+from goodreads.source import Source, Stream
+
+T = TypeVar("T")
+GRACE = 2.0  # seconds that the other genres get to end after a failure
+
+
+@dataclass
+class BadLines:
+    """The lines of one genre that are not reviews, of which an option tolerates some.
+
+    Attributes:
+        tolerated: how many.
+        problems: one message each.
+    """
+
+    tolerated: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def parse(self, line: bytes, name: str, index: int) -> Review | None:
+        """The review on a line, or None for a bad one; raises BadLine where it is one too many."""
+        try:
+            return parse_review(line, name, index)
+        except BadLine as error:
+            self.problems.append(str(error))
+            if len(self.problems) <= self.tolerated:
+                log.warning("left out: %s", error)
+                return None
+            if self.tolerated:
+                raise BadLine(f"{error}; it is bad line {len(self.problems)} of this file") from error
+            raise BadLine(f"{error}; --max-bad-lines leaves a few out") from error
+
+
+@dataclass
+class Sampled:
+    """What was read of one genre.
+
+    Attributes:
+        lines: lines read, at most the limit asked for.
+        bytes: compressed bytes read.
+        reviews: the sampled reviews in draw order; None where the line was bad and is tolerated.
+        bad: messages on those.
+    """
+
+    lines: int
+    bytes: int
+    reviews: list[Review | None]
+    bad: list[str]
+
+
+def sample_lines(
+    stream: Stream, limit: int | None, sampler: Sampler, bad: BadLines, progress: Progress
+) -> Sampled:
+    """Read the first ``limit`` lines (None: all) and parse the sampled ones.
+
+    Raises:
+        InputError: as ``Stream.lines``, or a sampled line is not a review.
+    """
+    count = 0
+    with closing(stream.lines()) as blocks:
+        for lines in limited(blocks, limit):
+            end = count + len(lines)
+            while sampler.next < end:
+                sampler.take(lines[sampler.next - count])
+            count = end
+            show(progress, stream, len(lines))
+    reviews = [bad.parse(line, stream.name, index) for index, line in sampler.kept()]
+    return Sampled(count, stream.bytes, reviews, bad.problems)
+
+
+def limited(blocks: Iterable[list[bytes]], limit: int | None) -> Iterable[list[bytes]]:
+    """Blocks of lines up to ``limit`` lines; nothing is asked for after the last one."""
+    left = limit
+    for lines in blocks:
+        if left is not None:
+            lines = lines[:left]
+            left -= len(lines)
+        yield lines
+        if left == 0:
+            return
+
+
+def show(progress: Progress, stream: Stream, lines: int) -> None:
+    """Count lines in the genre's progress, with its megabytes, rate and broken connections."""
+    rate = stream.bytes / 1e6 / max(time.monotonic() - progress.started, 1e-9)
+    retries = f", {stream.retries} retries" if stream.retries else ""
+    progress.note = f"{stream.bytes / 1e6:.1f} MB, {rate:.1f} MB/s{retries}"
+    progress.update(lines)
+
+
+def each_genre(
+    genres: Mapping[str, int | None], source: Source, work: Callable[[str, Stream, Progress], T]
+) -> dict[str, T]:
+    """Do ``work`` for all genres at once and return its results; the first failure ends the others.
+
+    Args:
+        genres: slug -> lines that will be read, for the progress; None where nobody knows.
+        source: of the streams.
+        work: gets the genre, its stream and its progress.
+    """
+    stop, results = Event(), dict[str, T]()
+    done: queue.SimpleQueue[tuple[str, T | BaseException]] = queue.SimpleQueue()
+
+    def run(position: int, genre: str) -> None:
+        progress = Progress(genre, genres[genre], "reviews", position=position)
+        try:
+            done.put((genre, work(genre, Stream(source, genre, stop), progress)))
+            progress.close()
+        except BaseException as error:
+            done.put((genre, error))
+
+    # daemons: a connection that hangs must not keep a failed or interrupted run alive
+    threads = [Thread(target=run, args=(i, genre), daemon=True) for i, genre in enumerate(genres)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            genre, result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            results[genre] = result
+    finally:
+        stop.set()
+        end = time.monotonic() + GRACE
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+    return {genre: results[genre] for genre in genres}
