@@ -114,7 +114,7 @@ class Download:
                     return
                 skip = self._check(response)
                 # the raw body: the file is gzip itself, and nothing may unpack it on the way
-                while chunk := response.raw.read(min(CHUNK, skip) if skip else CHUNK, decode_content=False):
+                while chunk := response.raw.read1(min(CHUNK, skip) if skip else CHUNK, decode_content=False):
                     if skip:
                         skip -= len(chunk)
                         continue
@@ -138,6 +138,8 @@ class Download:
         if response.status_code in BUSY:
             reason = f"HTTP {response.status_code} {response.reason}"
             raise _Broken(reason, _seconds(headers.get("Retry-After", "")))
+        if response.status_code == 416 and self.position:  # the file is shorter by now
+            raise Changed(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
         if response.status_code not in (200, 206):
             raise InputError(f"{self.url}: HTTP {response.status_code} {response.reason}; check --source")
         etag = headers.get("ETag", "")

@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -11,7 +11,7 @@ from typing import TypeVar
 from goodreads.cli import Progress, log
 from goodreads.reviews import BadLine, Review, parse_review
 from goodreads.sampling import Sampler
-from goodreads.source import Source, Stream
+from goodreads.source import Damaged, Source, Stream
 
 T = TypeVar("T")
 GRACE = 2.0  # seconds that the other genres get to end after a failure
@@ -66,30 +66,25 @@ def sample_lines(
     """Read the first ``limit`` lines (None: all) and parse the sampled ones.
 
     Raises:
-        InputError: as ``Stream.lines``, or a sampled line is not a review.
+        InputError: as ``Stream.blocks``, or a sampled line is not a review.
     """
-    count = 0
-    with closing(stream.lines()) as blocks:
-        for lines in limited(blocks, limit):
-            end = count + len(lines)
-            while sampler.next < end:
-                sampler.take(lines[sampler.next - count])
-            count = end
-            show(progress, stream, len(lines))
+    count, wanted = 0, sampler.next
+    with closing(stream.blocks()) as blocks:
+        for text, start, end in blocks:
+            before = count
+            # looking for each newline takes a third of the time of splitting
+            while start < end and count != limit:
+                line_end = text.find(b"\n", start)
+                if count == wanted:
+                    sampler.take(text[start:line_end])
+                    wanted = sampler.next
+                count += 1
+                start = line_end + 1
+            show(progress, stream, count - before)
+            if count == limit:
+                break
     reviews = [bad.parse(line, stream.name, index) for index, line in sampler.kept()]
     return Sampled(count, stream.bytes, reviews, bad.problems)
-
-
-def limited(blocks: Iterable[list[bytes]], limit: int | None) -> Iterable[list[bytes]]:
-    """Blocks of lines up to ``limit`` lines; nothing is asked for after the last one."""
-    left = limit
-    for lines in blocks:
-        if left is not None:
-            lines = lines[:left]
-            left -= len(lines)
-        yield lines
-        if left == 0:
-            return
 
 
 def show(progress: Progress, stream: Stream, lines: int) -> None:
@@ -115,10 +110,13 @@ def each_genre(
 
     def run(position: int, genre: str) -> None:
         progress = Progress(genre, genres[genre], "reviews", position=position)
+        stream = Stream(source, genre, stop)
         try:
-            done.put((genre, work(genre, Stream(source, genre, stop), progress)))
+            done.put((genre, work(genre, stream, progress)))
             progress.close()
         except BaseException as error:
+            if isinstance(error, (Damaged, BadLine)):
+                stream.forget()
             done.put((genre, error))
 
     # daemons: a connection that hangs must not keep a failed or interrupted run alive

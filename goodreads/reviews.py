@@ -34,11 +34,17 @@ def parse_review(line: bytes, name: str, index: int) -> Review:
 
 
 def _fields(record: Any) -> Review:
-    review = {name: record[name] for name in FIELDS}
-    kinds = [type(value) for value in review.values()]
-    if kinds != [str, str, str, str, int] or not -(1 << 63) <= review["rating"] < 1 << 63:
+    review_id, book_id, user_id = record["review_id"], record["book_id"], record["user_id"]
+    text, rating = record["review_text"], record["rating"]
+    if not (
+        type(text) is type(review_id) is type(book_id) is type(user_id) is str
+        and type(rating) is int
+        and -(1 << 63) <= rating < 1 << 63
+    ):
         raise TypeError
-    return review
+    return {
+        "review_id": review_id, "book_id": book_id, "user_id": user_id, "review_text": text, "rating": rating,
+    }  # fmt: skip
 
 
 def _judge(line: bytes, place: str) -> Review:

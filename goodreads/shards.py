@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from goodreads.cli import InputError, Progress, log
 from goodreads.data_report import SHORT_WORDS
 from goodreads.files import atomic_path, read_json, sha256_file, write_json
-from goodreads.reading import BadLines, limited, show
+from goodreads.reading import BadLines, show
 from goodreads.source import Stream
 from goodreads.splits import SCHEMA
 
@@ -111,19 +111,24 @@ class Shards:
         Lines that earlier shards took are read again (gzip has no other way) and passed over.
 
         Raises:
-            InputError: as ``Stream.lines``; a line is not a review; a shard cannot be written.
+            InputError: as ``Stream.blocks``; a line is not a review; a shard cannot be written.
         """
         if self.state.done:
             return
         count = 0
-        with closing(stream.lines()) as blocks, ExitStack() as self._open:
-            for lines in limited(blocks, limit):
+        with closing(stream.blocks()) as blocks, ExitStack() as self._open:
+            for block in blocks:
                 if not count:
                     self._begin(stream, bad)
+                lines = block.lines()
+                if limit is not None:
+                    lines = lines[: limit - count]
                 first = max(0, self.state.lines - count)
                 self._add(lines[first:], count + first, stream, held_out, bad)
                 count += len(lines)
                 show(progress, stream, len(lines))
+                if count == limit:
+                    break
             if not count:
                 self._begin(stream, bad)
             self._flush()

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 # igzip unpacks reviews 2 to 3 times as fast as zlib, with zlib's interface and its CRC check, and releases
 # the GIL (benchmarks/loading.py; docs/data.md has the figures)
@@ -25,6 +26,22 @@ UCSD = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/byGenre/"
 BLOCK = 1 << 20  # bytes of text unpacked at a time: bounds the memory whatever the compression
 LONGEST_LINE = 64 << 20  # bytes
 BOM = b"\xef\xbb\xbf"
+
+
+class Block(NamedTuple):
+    """Whole lines: ``text[start:end]``, which ends with a newline."""
+
+    text: bytes
+    start: int
+    end: int
+
+    def lines(self) -> list[bytes]:
+        """The lines without their newlines."""
+        return self.text[self.start : self.end - 1].split(b"\n")
+
+
+class Damaged(InputError):
+    """What arrived is not the gzip file that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +90,27 @@ class Stream:
         self.bytes, self.version, self.ended = 0, "", False
         self._source, self._genre, self._stop = source, genre, stop
         self._download: Download | None = None
+        self._prefix: Prefix | None = None
 
     @property
     def retries(self) -> int:
         """Connections that broke so far."""
         return self._download.retries if self._download else 0
 
-    def lines(self) -> Generator[list[bytes], None, None]:
-        """The file's lines without their newline, some at a time, in order.
+    def blocks(self) -> Generator[Block, None, None]:
+        """The file's lines, some at a time, in order.
 
         Raises:
             InputError: the file is missing, not gzip, damaged or truncated, or cannot be fetched.
         """
         with closing(self._chunks()) as chunks:
-            yield from gzip_lines(self._counted(chunks), self.name)
+            yield from line_blocks(self._counted(chunks), self.name)
         self.ended = True
+
+    def forget(self) -> None:
+        """Drop what the cache holds of this file: it turned out to be damaged."""
+        if self._prefix:
+            self._prefix.drop()
 
     def _counted(self, chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
         for chunk in chunks:
@@ -121,7 +144,7 @@ class Stream:
 
     def _cached(self, folder: Path) -> Generator[bytes, None, None]:
         """What is held first, then the rest from the server, which is kept too."""
-        prefix = Prefix(folder, self.where)
+        prefix = self._prefix = Prefix(folder, self.where)
         self.version = prefix.version
         try:
             yield from prefix.chunks()
@@ -136,32 +159,36 @@ class Stream:
             prefix.close(prefix.complete or bool(self._download and self._download.complete))
 
 
-def gzip_lines(chunks: Iterable[bytes], name: str) -> Generator[list[bytes], None, None]:
-    """The lines (without their newline) of gzip data that arrives in chunks, some at a time.
+def line_blocks(chunks: Iterable[bytes], name: str) -> Generator[Block, None, None]:
+    """The lines of gzip data that arrives in chunks.
 
-    A byte order mark before the first line is left out.
+    A byte order mark before the first line is left out; a last line without a newline gets one.
 
     Raises:
-        InputError: the data is not gzip, is damaged, ends in the middle of a gzip member, or holds a line
+        Damaged: the data is not gzip, is damaged, ends in the middle of a gzip member, or holds a line
             of more than ``LONGEST_LINE`` bytes.
     """
-    rest: list[bytes] = []  # the line that has begun
-    size = count = 0
+    begun: list[bytes] = []  # the line that has begun
+    size, first = 0, True
     for text in _unpack(chunks, name):
-        if count == 0 and not rest:
-            text = text.removeprefix(BOM)
-        *lines, tail = text.split(b"\n")
-        if lines:
-            lines[0] = b"".join([*rest, lines[0]])
-            rest, size = [], 0
-            count += len(lines)
-            yield lines
-        rest.append(tail)
-        size += len(tail)
-        if size > LONGEST_LINE:
-            raise InputError(f"{name}, line {count + 1:,} is longer than {LONGEST_LINE:,} bytes")
-    if any(rest):
-        yield [b"".join(rest)]
+        start = len(BOM) if first and text.startswith(BOM) else 0
+        first = False
+        end = text.rfind(b"\n") + 1
+        if end and begun:
+            until = text.find(b"\n") + 1
+            line = b"".join([*begun, text[start:until]])
+            yield Block(line, 0, len(line))
+            start, begun, size = until, [], 0
+        if end > start:
+            yield Block(text, start, end)
+        if rest := text[max(start, end) :]:
+            begun.append(rest)
+            size += len(rest)
+            if size > LONGEST_LINE:
+                raise Damaged(f"{name} has a line of more than {LONGEST_LINE:,} bytes; not UCSD's format")
+    if begun:
+        line = b"".join([*begun, b"\n"])
+        yield Block(line, 0, len(line))
 
 
 def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
@@ -171,7 +198,7 @@ def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
         if len(first) < 2:
             first += chunk[:256]
             if first[:2] != b"\x1f\x8b"[: len(first)]:
-                raise InputError(f"{name} is not a gzip file: {_looks_like(chunk)}; check --source")
+                raise Damaged(f"{name} is not a gzip file: {_looks_like(chunk)}; check --source")
         left = chunk
         while left:
             if unpacker.eof:
@@ -181,7 +208,7 @@ def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
             try:
                 text = unpacker.decompress(left, BLOCK)
             except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says no class
-                raise InputError(
+                raise Damaged(
                     f"{name} is damaged near byte {position:,} ({error}); fetch it again"
                 ) from error
             left = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
@@ -190,7 +217,7 @@ def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:
         position += len(chunk)
     if not unpacker.eof:
         state = f"truncated at byte {position:,}" if first else "empty"
-        raise InputError(f"{name} is {state}; fetch it again")
+        raise Damaged(f"{name} is {state}; fetch it again")
 
 
 def _looks_like(chunk: bytes) -> str:

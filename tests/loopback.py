@@ -17,7 +17,8 @@ class Answer:
     """How one file is answered instead of as it stands on disk.
 
     ``truncate_at`` serves a shorter file as if that were all; ``cut_at`` announces the whole file and
-    hangs up after that many bytes.
+    hangs up after that many bytes; ``stall_at`` sends nothing more after that many bytes for ``stall``
+    seconds; ``extra_length`` is how far the Content-Length is wrong.
     """
 
     status: int = 200
@@ -28,6 +29,9 @@ class Answer:
     ranges: bool = True
     etag: str = '"one"'
     retry_after: str = ""
+    stall_at: int | None = None
+    stall: float = 5.0
+    extra_length: int = 0
 
 
 @dataclass
@@ -120,6 +124,12 @@ class FileServer:
         start = int(request.range.removeprefix("bytes=").rstrip("-") or 0)
         guard = handler.headers.get("If-Range", answer.etag)
         partial = bool(start and answer.ranges and answer.status == 200 and guard == answer.etag)
+        if partial and start >= len(body):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(body)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         size, body = len(body), body[start:] if partial else body
         request.total = len(body)
         handler.send_response(206 if partial else answer.status)
@@ -129,8 +139,13 @@ class FileServer:
         if partial:
             handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         handler.send_header("Content-Type", answer.content_type)
-        handler.send_header("Content-Length", str(len(body)))
+        handler.send_header("Content-Length", str(max(0, len(body) + answer.extra_length)))
         handler.end_headers()
         view = memoryview(body)[: answer.cut_at]
+        if answer.stall_at is not None:
+            handler.connection.sendall(view[: answer.stall_at])
+            request.sent = min(len(view), answer.stall_at)
+            self._stopping.wait(answer.stall)
+            return
         while request.sent < len(view) and not self._stopping.wait(self.delay):
             request.sent += handler.connection.send(view[request.sent : request.sent + CHUNK])

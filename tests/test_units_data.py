@@ -26,7 +26,7 @@ from goodreads.labels import GENRES, match_labels, parse_genres
 from goodreads.protocol import Parameters, sample_genres
 from goodreads.reviews import parse_review
 from goodreads.sampling import draw_indices
-from goodreads.source import Source, gzip_lines
+from goodreads.source import Source, line_blocks
 from goodreads.splits import Split, carve, content_sha256, read_split
 from tests.helpers import ROOT, temporary_files
 from tests.test_data_loader import gz, reference_sample
@@ -178,7 +178,7 @@ def pieces(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
 
 
 def lines_of(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    return chain.from_iterable(gzip_lines(chunks, name))
+    return chain.from_iterable(block.lines() for block in line_blocks(chunks, name))
 
 
 def members(data: bytes, cuts: Sequence[int]) -> bytes:

@@ -1,0 +1,372 @@
+"""How fast reviews are read, against the reference's loop and against igzip alone.
+
+    python -m benchmarks.loading                # 5 minutes; needs nginx (apt-get install nginx-light)
+    python -m benchmarks.loading --repeats 9    # more runs, steadier medians
+
+Eight files of generated reviews, as long and as compressible as the real ones, are served by nginx on
+loopback. Every repeat runs all ways one after another; medians and medians of paired ratios are reported.
+The last stdout line is one JSON document.
+"""
+
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from threading import Event
+from typing import Any
+
+import numpy as np
+import orjson
+import requests
+from isal import isal_zlib
+
+from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
+from goodreads.labels import GENRES, parse_genres
+from goodreads.protocol import Parameters, sample_genres
+from goodreads.reading import BadLines
+from goodreads.sample import review
+from goodreads.shards import HeldOut, Shards
+from goodreads.source import Source, Stream
+
+REVIEWS, HEAD, PER_GENRE, WHOLE = 60_000, 10_000, 1_000, 2_000_000
+LATENCY, RATE = 0.02, 4e6  # of the shaped line: seconds of a round trip, bytes per second and connection
+CHUNK = 1 << 16
+
+
+# generated files
+
+
+def write_genre(path: Path, genre: str, seed: int) -> None:
+    """``REVIEWS`` lines of about 1,000 bytes in the UCSD format, which gzip makes about 320 of."""
+    rng = np.random.default_rng(seed)
+    letters = np.frombuffer(b"etaoinshrdlucmfwypvbgkjqxz", dtype="S1").astype("U1")
+    weights = 1 / np.arange(1, 27) ** 0.7
+    words = np.array(
+        ["".join(rng.choice(letters, n, p=weights / weights.sum())) for n in rng.integers(2, 11, 30_000)]
+    )
+    frequency = 1 / np.arange(3, 30_003) ** 1.15  # Zipf's law
+    frequency /= frequency.sum()
+    fields = review(genre, 0)
+    lengths = np.clip(rng.lognormal(4.2, 1.0, REVIEWS), 1, 3_000).astype(int)
+    text = words[rng.choice(30_000, lengths.sum(), p=frequency)]
+    with gzip.open(path, "wb", 6) as file:
+        for number, (end, length) in enumerate(zip(lengths.cumsum(), lengths, strict=True)):
+            fields["review_id"], fields["user_id"] = (rng.bytes(16).hex() for _ in range(2))
+            fields["book_id"] = str(rng.integers(1, 30_000_000))
+            fields["review_text"] = " ".join(text[end - length : end])
+            fields["n_votes"] = number % 7
+            file.write(json.dumps(fields).encode() + b"\n")
+
+
+def make_files(folder: Path) -> None:
+    """The eight files, unless the folder has them."""
+    missing = [g for g in GENRES if not (folder / name(g)).exists()]
+    progress = Progress("generated files", len(missing), "files")
+    folder.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        jobs = [
+            pool.apply_async(write_genre, (folder / f"{name(g)}.new", g, i)) for i, g in enumerate(missing)
+        ]
+        for genre, job in zip(missing, jobs, strict=True):
+            job.get()
+            (folder / f"{name(genre)}.new").rename(folder / name(genre))
+            progress.update(1)
+
+
+def name(genre: str) -> str:
+    """A genre's file."""
+    return f"goodreads_reviews_{genre}.json.gz"
+
+
+# servers
+
+
+@contextmanager
+def nginx(folder: Path, scratch: Path) -> Iterator[int]:
+    """The port of an nginx that serves the folder."""
+    if not (program := shutil.which("nginx")):
+        raise InputError("nginx is not installed; apt-get install nginx-light")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (scratch / "nginx.conf").write_text(
+        f"daemon off; worker_processes auto; pid {scratch}/pid; error_log {scratch}/error.log;\n"
+        "user root; events {}\n"
+        "http { access_log off; sendfile on; types { application/gzip gz; }\n"
+        + "".join(
+            f"{kind}_temp_path {scratch}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        + f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}\n"
+    )
+    process = subprocess.Popen([program, "-c", scratch / "nginx.conf", "-e", scratch / "error.log"])
+    try:
+        wait_for(port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def shaped(port: int) -> Iterator[int]:
+    """The port of a proxy to ``port`` with ``LATENCY`` and ``RATE``."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.shaping_proxy",
+        "--target",
+        port,
+        "--latency",
+        LATENCY,
+        "--rate",
+        RATE,
+    ]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens."""
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise InputError(f"nothing listens on port {port}")
+
+
+# the ways to read
+
+
+def reference(base: str) -> dict[str, list[Any]]:
+    """The reference's loop: one genre after another, every line parsed, then sampled."""
+    rng, samples = random.Random(42), {}
+    for genre in parse_genres(",".join(GENRES)):
+        records = []
+        with (
+            requests.get(base + name(genre), stream=True, timeout=60) as response,
+            gzip.open(response.raw, "rt", encoding="utf-8") as file,
+        ):
+            for line in file:
+                records.append(json.loads(line))
+                if len(records) == HEAD:
+                    break
+        samples[genre] = rng.sample(records, PER_GENRE)
+    return samples
+
+
+def ours(base: str) -> dict[str, list[Any]]:
+    """data_loader.py's way."""
+    read = sample_genres(Parameters(source=base, head=HEAD, per_genre=PER_GENRE), Source(base))
+    return {genre: sample.reviews for genre, sample in read.items()}
+
+
+def needed_bytes(path: Path) -> list[bytes]:
+    """The compressed bytes that hold the first ``HEAD`` lines, in chunks."""
+    unpacker, lines, chunks = zlib.decompressobj(wbits=31), 0, []
+    with path.open("rb") as file:
+        while lines < HEAD:
+            chunks.append(file.read(CHUNK))
+            lines += unpacker.decompress(chunks[-1]).count(b"\n")
+    return chunks
+
+
+def igzip_alone(files: list[list[bytes]]) -> None:
+    """Decompress what is in memory, on all cores."""
+
+    def unpack(chunks: list[bytes]) -> None:
+        unpacker = isal_zlib.decompressobj(wbits=31)
+        for chunk in chunks:
+            unpacker.decompress(chunk)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(unpack, files))
+
+
+def paired(ways: dict[str, Callable[[], Any]], repeats: int, progress: Progress) -> dict[str, list[float]]:
+    """Seconds of each way, in turns; the first turn warms up and is not counted."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(repeats + 1):
+        for way, work in ways.items():
+            started = time.perf_counter()
+            work()
+            if turn:
+                seconds[way].append(time.perf_counter() - started)
+        progress.update(1)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], way: str, to: str) -> float:
+    """Median of ``way``'s time in units of ``to``'s in the same turn."""
+    return median(a / b for a, b in zip(seconds[way], seconds[to], strict=True))
+
+
+# whole files
+
+
+def whole(folder: str, per_genre_all: bool, queue: Any) -> None:
+    """In a process of its own: read a genre of ``WHOLE`` reviews; its resources go to the queue."""
+    genre = "children"
+    size = (Path(folder) / name(genre)).stat().st_size
+    started = time.perf_counter()
+    if per_genre_all:
+        with tempfile.TemporaryDirectory() as out:
+            shards = Shards(Path(out), genre, 0, {})
+            stream = Stream(Source(folder), genre, Event())
+            shards.fill(stream, None, HeldOut.of([], []), BadLines(), Progress(genre, WHOLE, "reviews"))
+            lines = shards.state.lines
+    else:
+        parameters = Parameters(source=folder, genres=(genre,), head=None)
+        lines = sample_genres(parameters, Source(folder))[genre].lines
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    queue.put(
+        {
+            "lines": lines, "compressed_mb": size / 1e6, "wall_s": time.perf_counter() - started,
+            "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": peak_bytes() / 1e6,
+        }
+    )  # fmt: skip
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process since it began (ru_maxrss would count its parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def read_whole(small: Path, scratch: Path, per_genre_all: bool) -> dict[str, float]:
+    """Figures of reading ``WHOLE`` reviews: the generated genre's file, over and over as gzip members."""
+    big = scratch / "whole"
+    if not big.exists():
+        big.mkdir()
+        content = (small / name("children")).read_bytes()
+        copies = -(-WHOLE // REVIEWS)
+        with (big / name("children")).open("wb") as file:
+            for _ in range(copies):
+                file.write(content)
+    text = len(gzip.decompress((small / name("children")).read_bytes())) * -(-WHOLE // REVIEWS)
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=whole, args=(str(big), per_genre_all, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise InputError(f"reading whole files failed with exit status {process.exitcode}")
+    figures: dict[str, float] = queue.get()
+    return {**figures, "text_mb": text / 1e6, "text_mb_per_cpu_s": text / 1e6 / figures["cpu_s"]}
+
+
+# parsers and decompressors
+
+
+def parts(folder: Path, repeats: int) -> dict[str, float]:
+    """Seconds per 10,000 reviews of what could unpack and parse them."""
+    chunks = needed_bytes(folder / name("children"))
+    unpacker = zlib.decompressobj(wbits=31)
+    lines = b"".join(unpacker.decompress(chunk) for chunk in chunks).split(b"\n")[:HEAD]
+
+    def unpack(module: Any) -> None:
+        unpacker = module.decompressobj(wbits=31)
+        for chunk in chunks:
+            unpacker.decompress(chunk)
+
+    ways = {
+        "zlib": lambda: unpack(zlib),
+        "igzip": lambda: unpack(isal_zlib),
+        "json": lambda: [json.loads(line) for line in lines],
+        "orjson": lambda: [orjson.loads(line) for line in lines],
+    }
+    seconds = paired(ways, repeats, Progress("parts", repeats + 1, "turns"))
+    return {way: median(values) for way, values in seconds.items()}
+
+
+def measure(folder: Path, scratch: Path, repeats: int) -> dict[str, Any]:
+    """All figures."""
+    chunks = [needed_bytes(folder / name(genre)) for genre in GENRES]
+    figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "repeats": repeats}
+    figures["compressed_bytes_per_review"] = sum(len(c) for file in chunks for c in file) / HEAD / len(GENRES)
+    with ExitStack() as stack:
+        port = stack.enter_context(nginx(folder, scratch))
+        for line, at in (("loopback", port), ("shaped", stack.enter_context(shaped(port)))):
+            base = f"http://127.0.0.1:{at}/"
+            ways: dict[str, Callable[[], Any]] = {
+                "reference": partial(reference, base),
+                "ours": partial(ours, base),
+                "igzip alone": partial(igzip_alone, chunks),
+            }
+            if [[r["review_id"] for r in rows] for rows in reference(base).values()] != [
+                [r["review_id"] for r in rows] for rows in ours(base).values()
+            ]:
+                raise InputError("the two ways draw different samples")
+            seconds = paired(ways, repeats, Progress(line, repeats + 1, "turns"))
+            figures[line] = {
+                "seconds": {way: median(values) for way, values in seconds.items()},
+                "reference_to_ours": ratio(seconds, "reference", "ours"),
+                "ours_to_igzip": ratio(seconds, "ours", "igzip alone"),
+            }
+    figures["head_all"] = read_whole(folder, scratch, per_genre_all=False)
+    figures["per_genre_all"] = read_whole(folder, scratch, per_genre_all=True)
+    figures["parts"] = parts(folder, repeats)
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [
+        f"8 x {HEAD:,} of {REVIEWS:,} reviews, {figures['cores']} cores, medians of {figures['repeats']}"
+    ]
+    for line, limit in (("loopback", 3), ("shaped", 5)):
+        entry = figures[line]
+        seconds = ", ".join(f"{way} {value:.3f} s" for way, value in entry["seconds"].items())
+        lines.append(f"{line:<10}{seconds}; {entry['reference_to_ours']:.1f}x the reference (bar {limit}x)")
+    lines.append(f"          on loopback {figures['loopback']['ours_to_igzip']:.2f}x igzip alone (bar 1.5x)")
+    for key in ("head_all", "per_genre_all"):
+        f = figures[key]
+        lines.append(
+            f"{key}: {f['lines']:,} reviews, {f['text_mb']:,.0f} MB of text in {f['wall_s']:.1f} s, "
+            f"{f['text_mb_per_cpu_s']:.0f} MB per core second (bar 150), peak {f['peak_mb']:.0f} MB (bar 400)"
+        )
+    lines += [
+        f"{way:<10}{value * 1e3:8.1f} ms per {HEAD:,} reviews" for way, value in figures["parts"].items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make the files, measure, print."""
+    parser = Parser(__doc__, prog="benchmarks.loading")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "goodreads-benchmark",
+                        help="keeps the generated files (200 MB)")  # fmt: skip
+    parser.add_argument("--repeats", type=positive_int, default=5, help="counted turns")
+    options = parser.parse_args()
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    make_files(options.folder)
+    log.setLevel("WARNING")
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(options.folder.resolve(), Path(scratch), options.repeats)
+    print(table(figures))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    run(main, "benchmarks.loading")
