@@ -170,17 +170,21 @@ def line_blocks(chunks: Iterable[bytes], name: str) -> Generator[Block, None, No
     """
     begun: list[bytes] = []  # the line that has begun
     size, first = 0, True
+
+    def block(text: bytes, start: int, end: int) -> Block:
+        nonlocal first
+        mark, first = first and text.startswith(BOM, start), False
+        return Block(text, start + len(BOM) * mark, end)
+
     for text in _unpack(chunks, name):
-        start = len(BOM) if first and text.startswith(BOM) else 0
-        first = False
-        end = text.rfind(b"\n") + 1
+        start, end = 0, text.rfind(b"\n") + 1
         if end and begun:
             until = text.find(b"\n") + 1
             line = b"".join([*begun, text[start:until]])
-            yield Block(line, 0, len(line))
+            yield block(line, 0, len(line))
             start, begun, size = until, [], 0
         if end > start:
-            yield Block(text, start, end)
+            yield block(text, start, end)
         if rest := text[max(start, end) :]:
             begun.append(rest)
             size += len(rest)
@@ -188,7 +192,7 @@ def line_blocks(chunks: Iterable[bytes], name: str) -> Generator[Block, None, No
                 raise Damaged(f"{name} has a line of more than {LONGEST_LINE:,} bytes; not UCSD's format")
     if begun:
         line = b"".join([*begun, b"\n"])
-        yield Block(line, 0, len(line))
+        yield block(line, 0, len(line))
 
 
 def _unpack(chunks: Iterable[bytes], name: str) -> Generator[bytes, None, None]:

@@ -1,11 +1,22 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import SHARED, run_script, succeeded
+from tests.helpers import ROOT, SHARED, run_script, succeeded
 
 SMALL = ("--head", 200, "--per-genre", 60, "--train-per-genre", 40)  # 320 train and 160 test reviews
 QUICK = ("--recipe", "sample", "--num_train_epochs", 2, "--max_length", 64)  # 20 steps of 32
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight files of 3,000 generated reviews, made by the product's own command; not to be changed."""
+    folder = tmp_path_factory.mktemp("byGenre")
+    arguments = ("-m", "goodreads.sample", "--output-dir", folder, "--reviews", 3000)
+    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

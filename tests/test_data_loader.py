@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import (
-    ROOT,
     assert_one_line_error,
     command,
     environment,
@@ -108,15 +107,6 @@ def reviews(genre: str, count: int) -> list[dict[str, Any]]:
         }
         for i in range(count)
     ]
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight files of 3,000 generated reviews, made by the product's own command; not to be changed."""
-    folder = tmp_path_factory.mktemp("byGenre")
-    arguments = ("-m", "goodreads.sample", "--output-dir", folder, "--reviews", 3000)
-    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
-    return folder
 
 
 @dataclass

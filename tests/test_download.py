@@ -3,6 +3,8 @@
 import random
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from threading import Event
 
@@ -28,8 +30,8 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
         yield running
 
 
-def fetch(server: FileServer) -> bytes:
-    return b"".join(Download(server.url + "file", Event()).chunks())
+def fetch(server: FileServer, limits: Limits = Limits()) -> bytes:  # noqa: B008
+    return b"".join(Download(server.url + "file", Event(), limits).chunks())
 
 
 def test_a_cut_connection_is_taken_up_at_the_byte_reached(server: FileServer) -> None:
@@ -51,6 +53,48 @@ def test_a_busy_server_is_asked_again_no_earlier_than_it_wants(server: FileServe
     started = time.monotonic()
     assert fetch(server) == BODY
     assert time.monotonic() - started >= 1
+
+
+def test_retry_after_may_be_a_date(server: FileServer) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    server.answers["file"] = [Answer(503, b"later", retry_after=date)]
+    started = time.monotonic()
+    assert fetch(server) == BODY
+    assert 1 < time.monotonic() - started < 10
+
+
+def test_a_server_that_asks_for_hours_is_not_waited_for(server: FileServer) -> None:
+    server.answers["file"] = Answer(503, b"later", retry_after="7200")
+    with pytest.raises(InputError, match="the server asks to come back in 7,200 s"):
+        fetch(server)
+    assert len(server.requests) == 1
+
+
+def test_a_stalled_connection_is_given_up_and_taken_up_where_it_was(server: FileServer) -> None:
+    server.answers["file"] = [Answer(stall_at=100_000, stall=5)]
+    started = time.monotonic()
+    assert fetch(server, Limits(timeout=1)) == BODY
+    assert time.monotonic() - started < 4
+    assert server.requests[1].range == "bytes=100000-"
+
+
+@pytest.mark.parametrize("extra", [1, 100_000])
+def test_a_content_length_that_promises_too_much_does_no_harm(server: FileServer, extra: int) -> None:
+    server.answers["file"] = [Answer(extra_length=extra)]
+    assert fetch(server) == BODY
+
+
+def test_a_file_that_became_shorter_is_an_error(server: FileServer) -> None:
+    server.answers["file"] = [Answer(cut_at=100_000), Answer(200, b"short")]
+    with pytest.raises(InputError, match="changed while it was read, at byte 100,000"):
+        fetch(server)
+
+
+def test_the_proxy_of_the_environment_is_used(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)  # it takes the absolute address as a path
+    monkeypatch.setenv("no_proxy", "")
+    assert b"".join(Download("http://far.invalid/byGenre/file", Event()).chunks()) == BODY
+    assert server.requests[0].path == "http://far.invalid/byGenre/file"
 
 
 def test_a_file_that_changed_meanwhile_is_an_error(server: FileServer) -> None:

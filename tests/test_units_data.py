@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -25,8 +26,8 @@ from goodreads.files import atomic_folder, atomic_path, read_json, sha256_file, 
 from goodreads.labels import GENRES, match_labels, parse_genres
 from goodreads.protocol import Parameters, sample_genres
 from goodreads.reviews import parse_review
-from goodreads.sampling import draw_indices
-from goodreads.source import Source, line_blocks
+from goodreads.sampling import Chosen, Reservoir, draw_indices
+from goodreads.source import BOM, Source, line_blocks
 from goodreads.splits import Split, carve, content_sha256, read_split
 from tests.helpers import ROOT, temporary_files
 from tests.test_data_loader import gz, reference_sample
@@ -187,7 +188,9 @@ def members(data: bytes, cuts: Sequence[int]) -> bytes:
     return b"".join(gzip.compress(data[a:b], mtime=0) for a, b in pairwise(edges))
 
 
-byte_lines = st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b" ")), max_size=12)
+byte_lines = st.lists(
+    (st.binary(max_size=40) | st.just(BOM)).map(lambda line: line.replace(b"\n", b" ")), max_size=12
+)
 
 
 @steady
@@ -202,8 +205,16 @@ def test_lines_survive_any_members_and_any_chunks(
 ) -> None:
     data = b"\n".join(lines) + (b"\n" if final_newline and lines else b"")
     packed = members(data, cuts)
-    expected = data.split(b"\n")
+    expected = data.removeprefix(BOM).split(b"\n")
+    if data == BOM:
+        expected = [b"", b""]
     assert list(lines_of(pieces(packed, sizes), "w")) == (expected if expected[-1] else expected[:-1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 25, 1000])
+def test_a_byte_order_mark_before_the_first_line_is_left_out(size: int) -> None:
+    data = members(BOM + b"one\n" + BOM + b"two", [2])  # the mark itself stands in two members
+    assert list(lines_of(pieces(data, [size]), "w")) == [b"one", BOM + b"two"]
 
 
 @steady
@@ -219,7 +230,7 @@ def test_a_truncated_file_is_reported_unless_it_ends_between_members(
         with pytest.raises(InputError, match=r"w is truncated at byte [\d,]+; fetch it again"):
             list(lines_of(pieces(packed, [7]), "w"))
     else:
-        assert b"\n".join(lines_of(pieces(packed, [7]), "w")) == expected.removesuffix(b"\n")
+        assert b"\n".join(lines_of(pieces(packed, [7]), "w")) == expected.removeprefix(BOM).removesuffix(b"\n")
 
 
 @settings(steady, max_examples=200)
@@ -357,6 +368,48 @@ def test_indices_are_drawn_from_one_generator_without_repetition(
     for genre, n in counts.items():
         assert drawn[genre] == rng.sample([*range(n)], min(n, per_genre))
         assert len(set(drawn[genre])) == min(n, per_genre)
+
+
+def reservoir(n: int, size: int, seed: str) -> list[int]:
+    """The indices that a reservoir draws of n lines, which name themselves."""
+    sampler, taken = Reservoir(size, seed), []
+    while sampler.next < n:
+        taken.append(sampler.next)
+        sampler.take(b"%d" % sampler.next)
+    assert taken == sorted(set(taken))
+    kept = sampler.kept()
+    assert all(line == b"%d" % index for index, line in kept)
+    return [index for index, _ in kept]
+
+
+@steady
+@given(st.integers(0, 3000), st.integers(1, 60), st.text(max_size=3))
+def test_a_reservoir_draws_without_repetition_and_reproducibly(n: int, size: int, seed: str) -> None:
+    drawn = reservoir(n, size, seed)
+    assert len(drawn) == len(set(drawn)) == min(n, size)
+    assert set(drawn) <= set(range(n))
+    assert reservoir(n, size, seed) == drawn
+
+
+def test_a_reservoir_draws_each_line_equally_often_in_each_place() -> None:
+    from scipy.stats import chisquare
+
+    lines, places = Counter[int](), Counter[int]()
+    for seed in range(4000):
+        drawn = reservoir(50, 10, str(seed))
+        lines.update(drawn)
+        places[drawn.index(min(drawn))] += 1  # the place says nothing about when a line came
+    assert chisquare([lines[n] for n in range(50)]).pvalue > 1e-4
+    assert chisquare([places[n] for n in range(10)]).pvalue > 1e-4
+
+
+@steady
+@given(st.lists(st.integers(0, 100), unique=True, max_size=20), st.integers(0, 120))
+def test_chosen_lines_come_back_in_draw_order_as_far_as_the_file_goes(indices: list[int], n: int) -> None:
+    sampler = Chosen(indices)
+    while sampler.next < n:
+        sampler.take(b"%d" % sampler.next)
+    assert sampler.kept() == [(index, b"%d" % index) for index in indices if index < n]
 
 
 # splits
