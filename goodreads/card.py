@@ -48,11 +48,8 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         data="reviews generated in the format of" if parameters["source"] == "sample" else "reviews of",
         genres=", ".join(GENRES[name] for name in result["labels"]),
         source=parameters["source"],
-        head=f"{parameters['head']:,}",
-        per_genre=f"{parameters['per_genre']:,}",
-        train_per_genre=f"{parameters['train_per_genre']:,}",
-        seed=parameters["seed"],
-        train=f"{manifest['files']['train.parquet']['rows']:,}",
+        sampling=sampling_sentence(manifest),
+        train=f"{sum(e['rows'] for n, e in manifest['files'].items() if n != 'test.parquet'):,}",
         test=f"{manifest['files']['test.parquet']['rows']:,}",
         leaked=manifest["report"]["train_reviews_also_in_test"] - len(manifest["removed_train_review_ids"]),
         epochs=len(log["epochs"]),
@@ -66,6 +63,21 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
         confusions=_confusions(result),
         weights=result["model"]["weights_sha256"],
         content=result["data"]["test_content_sha256"],
+    )
+
+
+def _sampling(manifest: dict[str, Any]) -> str:
+    def read(head: int | None) -> str:
+        return "all reviews of each genre" if head is None else f"the first {head:,} reviews of each genre"
+
+    drawn = manifest.get("test_parameters", manifest["parameters"])
+    sample = f"{read(drawn['head'])}, {drawn['per_genre']:,} of them drawn (seed {drawn['seed']})"
+    if "test_parameters" not in manifest:
+        return f"{sample}, the first {drawn['train_per_genre']:,} for training"
+    kept = drawn["per_genre"] - drawn["train_per_genre"]
+    return (
+        f"{read(manifest['parameters']['head'])} for training but those whose id or text stands in the test "
+        f"split; for that, of {sample}, the last {kept:,}"
     )
 
 
@@ -124,17 +136,17 @@ def _confusions(result: dict[str, Any], most: int = 3) -> str:
     )
 
 
-def split_manifest(manifest: dict[str, Any], test: Any, train_ids: list[str]) -> dict[str, Any]:
+def split_manifest(manifest: dict[str, Any], test: Any, train_ids: list[str] | None) -> dict[str, Any]:
     """``split_manifest.json``: which reviews the model was trained and scored on, without their text.
 
     Args:
         manifest: the data manifest.
         test: the test split.
-        train_ids: review_ids of the train split, in order.
+        train_ids: review_ids of the train split, in order; None where it is everything but the test split.
     """
     return {
         "format": 1,
-        "parameters": manifest["parameters"],
+        "parameters": manifest.get("test_parameters", manifest["parameters"]),
         "labels": manifest["labels"],
         "content_sha256": {name: entry["content_sha256"] for name, entry in manifest["splits"].items()},
         "train_review_ids": train_ids,

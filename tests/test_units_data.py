@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from goodreads import sample
+from goodreads.card import sampling_sentence, split_manifest
 from goodreads.cli import InputError
 from goodreads.data_report import data_report, drop_leaked
 from goodreads.files import atomic_folder, atomic_path, read_json, sha256_file, sha256_lines, write_json
@@ -230,7 +231,9 @@ def test_a_truncated_file_is_reported_unless_it_ends_between_members(
         with pytest.raises(InputError, match=r"w is truncated at byte [\d,]+; fetch it again"):
             list(lines_of(pieces(packed, [7]), "w"))
     else:
-        assert b"\n".join(lines_of(pieces(packed, [7]), "w")) == expected.removeprefix(BOM).removesuffix(b"\n")
+        assert b"\n".join(lines_of(pieces(packed, [7]), "w")) == expected.removeprefix(BOM).removesuffix(
+            b"\n"
+        )
 
 
 @settings(steady, max_examples=200)
@@ -592,3 +595,29 @@ def test_generated_reviews_can_be_learned_but_not_perfectly() -> None:
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=200, C=0.1))
     accuracy = model.fit(*reviews(range(400))).score(*reviews(range(400, 600)))
     assert 0.3 < accuracy < 0.9  # chance is 0.125
+
+
+# what is published of it
+
+
+def test_the_card_says_how_the_reviews_were_chosen() -> None:
+    sample_of = Parameters().as_json()
+    everything = Parameters(head=None, per_genre=None, train_per_genre=None, test_split="x").as_json()
+    assert sampling_sentence({"parameters": sample_of}) == (
+        "the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the first 800 for training"
+    )
+    assert sampling_sentence({"parameters": everything, "test_parameters": sample_of}) == (
+        "all reviews of each genre for training but those whose id or text stands in the test split; for that, "
+        "of the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the last 200"
+    )
+
+
+def test_a_published_split_names_the_test_reviews_and_how_to_draw_them() -> None:
+    split = Split(["r1", "r2"], ["a", "b"], [1, 0], ["poetry", "romance"])
+    splits = {name: {"content_sha256": name} for name in ("train", "test")}
+    manifest = {"parameters": {"head": None}, "test_parameters": {"head": 9}, "labels": [], "splits": splits}
+    published = split_manifest(manifest, split, None)
+    assert published["parameters"] == {"head": 9}
+    assert published["train_review_ids"] is None
+    assert published["content_sha256"] == {"train": "train", "test": "test"}
+    assert published["test"] == [{"review_id": "r1", "label": 1}, {"review_id": "r2", "label": 0}]
