@@ -66,7 +66,9 @@ def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dic
     )
 
 
-def _sampling(manifest: dict[str, Any]) -> str:
+def sampling_sentence(manifest: dict[str, Any]) -> str:
+    """How the reviews were chosen, for the card."""
+
     def read(head: int | None) -> str:
         return "all reviews of each genre" if head is None else f"the first {head:,} reviews of each genre"
 

@@ -607,8 +607,8 @@ def test_the_card_says_how_the_reviews_were_chosen() -> None:
         "the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the first 800 for training"
     )
     assert sampling_sentence({"parameters": everything, "test_parameters": sample_of}) == (
-        "all reviews of each genre for training but those whose id or text stands in the test split; for that, "
-        "of the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the last 200"
+        "all reviews of each genre for training but those whose id or text stands in the test split; "
+        "for that, of the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the last 200"
     )
 
 
