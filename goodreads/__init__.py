@@ -5,6 +5,12 @@ files          atomic writes, hashes, JSON
 labels         the eight genres, their order when sampling, label maps and how they are matched
 source         where the gzip files come from and how their lines are streamed
 download       an HTTP body that survives broken connections
+cache          the compressed beginning of each file, kept between runs
+reading        the genres side by side, one thread each
+reviews        a line to a review
+protocol       what decides a split: parameters, the draw, the rows
+sampling       which lines of a stream are kept
+shards         all reviews but the test split's, as Parquet shards
 sample         the generated stand-in for the UCSD files (``--source sample``)
 splits         the train and test split on disk, and the manifest that vouches for it
 data_report    duplicates, leaks and empty texts of a split

@@ -1,6 +1,7 @@
 """An HTTP body in chunks that survives broken connections: resumed where it broke, not begun anew."""
 
 import random
+import ssl
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -125,7 +126,11 @@ class Download:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise InputError(f"{self.url}: {error}; check --source") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Broken(_reason(error)) from None
+            root = _root(error)
+            reason = f"{type(root).__name__}: {root}"
+            if isinstance(root, ssl.SSLCertVerificationError):
+                raise InputError(f"{self.url}: {reason}; REQUESTS_CA_BUNDLE names trusted ones") from None
+            raise _Broken(reason) from None
 
     def _at_end(self, response: Any) -> bool:
         """Whether the server says that the body ends where we stand: its Content-Length was wrong."""
@@ -170,8 +175,7 @@ def _seconds(retry_after: str) -> float:
         return 0.0
 
 
-def _reason(error: BaseException) -> str:
-    root: BaseException = error
-    while (cause := root.__cause__ or root.__context__) is not None:
-        root = cause
-    return f"{type(root).__name__}: {root}"
+def _root(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

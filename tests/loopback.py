@@ -1,6 +1,7 @@
 """A real HTTP server on 127.0.0.1 that serves a folder, misbehaves on request and records what it sent."""
 
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -49,12 +50,18 @@ class FileServer:
     """Serves ``folder``'s files under any prefix: only the last part of the path counts.
 
     ``delay`` is slept before each chunk of ``CHUNK`` bytes; ``answers`` maps a file name to an ``Answer``,
-    or to a list of them for one request each, after which the file is answered as it stands.
+    or to a list of them for one request each, after which the file is answered as it stands. With a
+    ``certificate`` (and its key in one PEM file) it speaks TLS.
     """
 
     def __init__(
-        self, folder: Path, delay: float = 0.0, answers: dict[str, Answer | list[Answer]] | None = None
+        self,
+        folder: Path,
+        delay: float = 0.0,
+        answers: dict[str, Answer | list[Answer]] | None = None,
+        certificate: Path | None = None,
     ) -> None:
+        self.certificate = certificate
         self.folder, self.delay, self.answers = folder, delay, answers or {}
         self.requests: list[Request] = []
         self.max_concurrent = self._active = 0
@@ -72,7 +79,13 @@ class FileServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/byGenre/"
+        scheme = "http"
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            scheme = "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}/byGenre/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self

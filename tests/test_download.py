@@ -1,6 +1,8 @@
 """Reading through broken connections: what arrives is what an undisturbed read gives, or one clear error."""
 
 import random
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -132,3 +134,32 @@ def test_random_faults_give_the_same_bytes_or_an_error(server: FileServer, seed:
         assert fetch(server) == BODY
     except InputError as error:
         assert "5 times" in str(error)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A key and a certificate for 127.0.0.1 in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed: no certificate for a TLS server")
+    path = tmp_path / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", tmp_path / "certificate.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + (tmp_path / "certificate.pem").read_bytes())
+    return path
+
+
+def test_https_is_resumed_too_and_an_unknown_certificate_is_refused(
+    tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(BODY)
+    with FileServer(tmp_path, answers={"file": [Answer(cut_at=100_000)]}, certificate=certificate) as server:
+        assert server.url.startswith("https://")
+        with pytest.raises(InputError, match=r"certificate verify failed.*REQUESTS_CA_BUNDLE"):
+            fetch(server)
+        assert server.requests == []
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
+        assert fetch(server) == BODY
+        assert [r.range for r in server.requests] == ["", "bytes=100000-"]
