@@ -148,7 +148,8 @@ def complete(
         # said outright: several processes without a GPU would otherwise train apart from each other
         "use_cpu": device_type == "cpu",
         "ddp_backend": training["ddp_backend"] or ("gloo" if device_type == "cpu" and devices > 1 else None),
-        "dataloader_pin_memory": training["dataloader_pin_memory"] and device_type == "cuda",
+        # a classifier uses all its parameters; looking for unused ones takes time at every step
+        "ddp_find_unused_parameters": bool(training["ddp_find_unused_parameters"]),
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),
     }

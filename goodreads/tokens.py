@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from goodreads.cli import InputError, log
-from goodreads.encoding import encode
+from goodreads.cli import InputError, Progress, log
 from goodreads.files import atomic_path, sha256_lines
 from goodreads.splits import Split, content_sha256
 
 FORMAT = "1"
+CHUNK = 1000  # reviews tokenized at once
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,33 @@ class TokenizedReviews:
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int
+    tokenizer: Any, texts: Sequence[str], labels: Sequence[int], max_length: int, show: bool = True
 ) -> TokenizedReviews:
-    """Tokenize texts in batches with the fast tokenizer, cut to ``max_length`` tokens each."""
-    encoded = encode(tokenizer, texts, max_length)
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
-    columns = {
-        name: np.concatenate([np.array(ids, dtype=np.int32) for ids in values])
-        for name, values in encoded.items()
-        if name != "attention_mask"
-    }
-    return TokenizedReviews(columns, lengths, np.array(labels, dtype=np.int64))
+    """Token ids without padding.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        texts: n strings; an empty one becomes its special tokens alone.
+        labels: n label ids.
+        max_length: tokens kept of a text, special tokens included.
+        show: whether to report progress.
+    """
+    lengths: list[int] = []
+    parts: dict[str, list[NDArray[np.int32]]] = {}
+    progress = Progress("tokenize", len(texts), "reviews") if show else None
+    for start in range(0, len(texts), CHUNK):
+        chunk = list(texts[start : start + CHUNK])
+        encoded = tokenizer(chunk, truncation=True, max_length=max_length)
+        lengths += [len(ids) for ids in encoded["input_ids"]]
+        for name in encoded.keys() - {"attention_mask"}:
+            flat = np.fromiter(chain.from_iterable(encoded[name]), np.int32)
+            parts.setdefault(name, []).append(flat)
+        if progress:
+            progress.update(len(chunk))
+    if progress:
+        progress.close()
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    return TokenizedReviews(columns, np.array(lengths, np.int64), np.array(labels, np.int64))
 
 
 def load_or_tokenize(

@@ -18,8 +18,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from goodreads.arguments import BatchPlan
+from goodreads.batches import SCORING_TOKENS, LengthGroupedBatches, longest_first, token_budget_batches
 from goodreads.cli import InputError, log
-from goodreads.encoding import SCORING_TOKENS, LengthGroupedBatches, longest_first, token_budget_batches
 from goodreads.files import read_json, write_json
 from goodreads.metrics import classification_metrics
 from goodreads.tokens import Padding

@@ -14,8 +14,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from goodreads import comparison, metrics, runtime
 from goodreads.arguments import plan_batches, read_recipe
+from goodreads.batches import LengthGroupedBatches, token_budget_batches
 from goodreads.cli import InputError
-from goodreads.encoding import LengthGroupedBatches, token_budget_batches
 from goodreads.tiny_model import build_tokenizer
 from goodreads.training import mean_loss
 from goodreads.training_log import epoch_records

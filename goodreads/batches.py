@@ -1,38 +1,13 @@
-"""Reviews to token ids, and index orders that leave little to pad."""
+"""Batches of reviews, as lists of indices, that leave little to pad."""
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-
-from goodreads.cli import Progress
 
 # tokens a device scores at once, padding included: more do not score faster but take memory
 SCORING_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 2_048}
 POOL_BATCHES = 50  # batches drawn at random before they are sorted, as in transformers' group_by_length
-
-
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str, list[Any]]:
-    """Token ids without padding.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        texts: n strings; an empty one becomes its special tokens alone.
-        max_length: tokens kept of a text, special tokens included.
-
-    Returns:
-        The tokenizer's columns (``input_ids`` and whatever else its model takes), n lists each.
-    """
-    columns: dict[str, list[Any]] = {}
-    progress = Progress("tokenize", len(texts), "reviews")
-    for start in range(0, len(texts), 1000):
-        chunk = list(texts[start : start + 1000])
-        for name, values in tokenizer(chunk, truncation=True, max_length=max_length).items():
-            columns.setdefault(name, []).extend(values)
-        progress.update(len(chunk))
-    progress.close()
-    return columns
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:
