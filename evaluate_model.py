@@ -51,6 +51,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     device = runtime.choose_device()
     log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
+    if options.dtype == "float32" and (fast := runtime.bfloat16_advice(device.type)):
+        log.info("%s has instructions for bfloat16: --dtype bfloat16 takes about half the time", fast)
     with tempfile.TemporaryDirectory() as cache:
         folder, origin = resolve_model(options.model, options.revision, Path(cache))
         data_dir = rebuild_split(folder, Path(cache)) if options.split_from_hub else options.data_dir

@@ -69,8 +69,8 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
 
     from goodreads import modelling, runtime
     from goodreads.arguments import complete
-    from goodreads.encoding import to_dataset
     from goodreads.model_folder import check_replaceable, save
+    from goodreads.tokens import load_or_tokenize
     from goodreads.training import discard_checkpoints, last_checkpoint
     from goodreads.training_log import training_record
 
@@ -98,13 +98,14 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     )
     phases.end("model")
 
-    encoded = {
-        name: to_dataset(tokenizer, split.texts, split.labels, options.max_length)
-        for name, split in splits.items()
-    }
+    with arguments.main_process_first(desc="tokens"):
+        encoded = {
+            name: load_or_tokenize(options.data_dir, name, split, tokenizer, options.max_length)
+            for name, split in splits.items()
+        }
     phases.end("tokenize")
 
-    trainer, stop = build_trainer(options, arguments, model, tokenizer, encoded, fingerprint)
+    trainer, stop = build_trainer(options, arguments, plan, model, tokenizer, encoded, fingerprint)
     announce(device, arguments, plan, trainer)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     phases.end("train")
@@ -158,6 +159,7 @@ def run_fingerprint(options: argparse.Namespace, arguments: Any, manifest: dict[
 def build_trainer(
     options: argparse.Namespace,
     arguments: Any,
+    plan: Any,
     model: Any,
     tokenizer: Any,
     encoded: dict[str, Any],
@@ -168,10 +170,11 @@ def build_trainer(
     Raises:
         InputError: a logger named in --report_to is not installed.
     """
-    from transformers import DataCollatorWithPadding, PrinterCallback
+    from transformers import PrinterCallback
 
     from goodreads import training
     from goodreads.cli import InputError
+    from goodreads.tokens import Padding
 
     # beside the results, since the checkpoint folder goes when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(options.results_dir / "tensorboard"))
@@ -186,11 +189,9 @@ def build_trainer(
             train_dataset=encoded["train"],
             eval_dataset={name: encoded[name] for name in ("validation", "test") if name in encoded},
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
-            compute_metrics=training.metrics_function(model.config.num_labels),
             callbacks=callbacks,
-            lengths=[len(ids) for ids in encoded["train"]["input_ids"]],
-            effective_batch_size=options.effective_batch_size,
+            plan=plan,
+            padding=Padding.of(tokenizer),
             fingerprint=fingerprint,
         )
     except (RuntimeError, ImportError) as error:
@@ -217,7 +218,8 @@ def announce(device: Any, arguments: Any, plan: Any, trainer: Any) -> None:
     attention = trainer.model.config._attn_implementation
     log.info("attention: %s (what transformers chose for this model and torch build)", attention)
     log.info("%s", plan)
-    tokens, padding = sum(trainer.order.lengths), trainer.order.padding_share(plan.per_device)
+    tokens = sum(trainer.order.lengths)
+    padding = trainer.order.padding_share(plan.devices, plan.tokens, plan.per_device)
     log.info("data: %s tokens an epoch, %.1f %% padding", f"{tokens:,}", 100 * padding)
     if device.type == "cuda" and torch.cuda.device_count() > plan.devices:
         log.warning(

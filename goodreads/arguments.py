@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 from goodreads.cli import InputError, one_line_error
 
-MICRO_BATCH = {"cuda": 32, "mps": 16, "cpu": 16}  # reviews a device takes at once, if not said
+# tokens a device takes at once in training, padding included, if not said otherwise; docs/performance.md
+MICRO_TOKENS = {"cuda": 16_384, "mps": 4_096, "cpu": 2_048}
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 DEFAULTS = (  # beneath every recipe; what is not here is TrainingArguments' own default
     "--eval_strategy epoch --save_strategy epoch --save_total_limit 2 --logging_steps 0.05 "
-    "--logging_nan_inf_filter false --per_device_eval_batch_size 64 --report_to none"
+    "--logging_nan_inf_filter false --report_to none"
 ).split()
 
 REFUSED = {  # TrainingArguments that would break a promise of this pipeline, and what to use instead
@@ -25,6 +26,9 @@ REFUSED = {  # TrainingArguments that would break a promise of this pipeline, an
     "resume_from_checkpoint": "use --resume",
     "auto_find_batch_size": "the batch size that is asked for is kept; lower --per_device_train_batch_size",
     "train_sampling_strategy": "batches are always grouped by length",
+    "dataloader_drop_last": "no review is left out of an epoch",
+    "dataloader_num_workers": "batches come from memory, faster than from other processes",
+    "per_device_eval_batch_size": "evaluation takes as many reviews at once as fit a number of tokens",
 }
 
 
@@ -74,44 +78,49 @@ def _spelled(word: str, own: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """``effective`` = ``devices`` x ``per_device`` x ``accumulation`` reviews per optimizer step."""
+    """How ``effective`` reviews per optimizer step are spread.
+
+    Attributes:
+        effective: reviews per optimizer step, over all devices.
+        devices: number of processes.
+        per_device: reviews a device takes at once, at most.
+        accumulation: how often it does so in a step, if no more often because of ``tokens``.
+        tokens: tokens a device takes at once at most, padding included; 0: any number.
+    """
 
     effective: int
     devices: int
     per_device: int
     accumulation: int
+    tokens: int
 
     def __str__(self) -> str:
-        return (
-            f"effective batch {self.effective} = {self.devices} device(s) x {self.per_device} reviews "
+        sign = "=" if self.devices * self.per_device * self.accumulation == self.effective else "<="
+        text = (
+            f"effective batch {self.effective} {sign} {self.devices} device(s) x {self.per_device} reviews "
             f"x {self.accumulation} accumulation step(s)"
         )
+        return text + (f", each of at most {self.tokens:,} tokens at a time" if self.tokens else "")
 
 
 def plan_batches(effective: int, per_device: int | None, devices: int, device_type: str) -> BatchPlan:
-    """Split the effective batch over devices and accumulation steps.
+    """Spread the effective batch over devices and micro-batches; none of them has to divide it.
 
     Args:
         effective: reviews per optimizer step.
-        per_device: reviews a device takes at once; the largest that fits ``MICRO_BATCH`` if None.
+        per_device: reviews a device takes at once; None: as many as ``MICRO_TOKENS`` allow.
         devices: number of processes.
         device_type: cuda, mps or cpu.
 
     Raises:
-        InputError: the effective batch does not divide evenly.
+        InputError: there are more devices than reviews.
     """
-    if effective % devices:
-        raise InputError(f"--effective_batch_size {effective} does not divide over {devices} devices")
-    share = effective // devices
-    if per_device is None:
-        per_device = next(n for n in range(min(share, MICRO_BATCH[device_type]), 0, -1) if share % n == 0)
-    per_device = min(per_device, share)
-    if share % per_device:
-        raise InputError(
-            f"--per_device_train_batch_size {per_device} does not divide the {share} reviews that each of "
-            f"{devices} device(s) gets of --effective_batch_size {effective}"
-        )
-    return BatchPlan(effective, devices, per_device, share // per_device)
+    if effective < devices:
+        raise InputError(f"--effective_batch_size {effective} is too small for {devices} devices")
+    share = -(-effective // devices)
+    at_once = min(per_device or share, share)
+    tokens = 0 if per_device else MICRO_TOKENS[device_type]
+    return BatchPlan(effective, devices, at_once, -(-share // at_once), tokens)
 
 
 def complete(
@@ -123,6 +132,7 @@ def complete(
         InputError: the arguments contradict each other, or would let the test split select the model.
     """
     from transformers import TrainingArguments
+    from transformers.utils import is_torch_tf32_available
 
     from goodreads.runtime import choose_precision
 
@@ -131,18 +141,22 @@ def complete(
     )
     chosen = training | {
         "output_dir": str(options.output_dir.with_name(options.output_dir.name + "-checkpoints")),
-        "per_device_train_batch_size": plan.per_device,
-        "gradient_accumulation_steps": plan.accumulation,
+        # the Trainer's batch is a device's whole share of a step; GenreTrainer splits it
+        "per_device_train_batch_size": -(-plan.effective // plan.devices),
+        "gradient_accumulation_steps": 1,
         "seed": options.seed,
         # said outright: several processes without a GPU would otherwise train apart from each other
         "use_cpu": device_type == "cpu",
         "ddp_backend": training["ddp_backend"] or ("gloo" if device_type == "cpu" and devices > 1 else None),
-        "dataloader_pin_memory": training["dataloader_pin_memory"] and device_type == "cuda",
+        # a classifier uses all its parameters; looking for unused ones takes time at every step
+        "ddp_find_unused_parameters": bool(training["ddp_find_unused_parameters"]),
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),
     }
     if device_type == "cuda" and not (training["bf16"] or training["fp16"]):
         chosen[choose_precision(device_type)[0]] = True
+    if training["tf32"] is None and device_type == "cuda" and is_torch_tf32_available():
+        chosen["tf32"] = True  # for what autocast leaves in float32
     if options.validation_per_genre:
         metric = training["metric_for_best_model"] or "eval_validation_loss"
         chosen |= {"load_best_model_at_end": True, "metric_for_best_model": metric}

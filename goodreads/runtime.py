@@ -1,5 +1,6 @@
 """The machine: which device and number format, what is installed, how long training will take."""
 
+import math
 import os
 import platform
 import subprocess
@@ -31,12 +32,67 @@ class Device:
         return self.type != "cpu"
 
 
+def cpu_limit(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs this process may use: those it may run on, or fewer where a cgroup's quota says so.
+
+    A container limited to two CPUs (``docker run --cpus 2``) still sees all of the host's, and torch would
+    start a thread for each. Files: cpu.max of version 2, cpu.cfs_quota_us of version 1 of Linux' cgroups
+    (docs.kernel.org/admin-guide/cgroup-v2.html), of the own group and those above it.
+    """
+    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:  # not Linux
+        return max(1, int(allowed))
+    for _, controllers, place in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups / controllers if controllers else cgroups
+        # within a container the path is the host's, and only the root is there
+        for folder in (root, *((root / place.lstrip("/")).parents), root / place.lstrip("/")):
+            if folder.is_relative_to(root):
+                allowed = min(allowed, _quota(folder))
+    return max(1, math.ceil(allowed))
+
+
+def _quota(folder: Path) -> float:
+    """CPUs that a cgroup may use, infinity if it sets no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def limit_threads() -> None:
+    """No more threads than CPUs this process may use; OMP_NUM_THREADS can ask for fewer."""
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_limit()))
+
+
+def bfloat16_advice(device_type: str) -> str | None:
+    """Which hardware computes in bfloat16 much faster than in float32, or None if nothing here does."""
+    if device_type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "this GPU" if fast else None
+    found = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+    names = [name for name in ("amx_bf16", "avx512_bf16") if found.get(name)]
+    return f"this CPU ({names[0]})" if names else None
+
+
 def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
     """The first GPU there is, else the CPU; ``use_cpu`` takes the CPU whatever there is.
+
+    torch is told how many threads it may use: ``limit_threads``.
 
     Raises:
         InputError: ``require_gpu`` and there is none, or both are asked for.
     """
+    limit_threads()
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if use_cpu:
         if require_gpu:

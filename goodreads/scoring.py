@@ -1,6 +1,7 @@
 """A model folder to logits, the pipeline's own way: length-sorted batches of a fixed token budget."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from goodreads.batches import SCORING_TOKENS, longest_first, token_budget_batches
 from goodreads.cli import InputError, Progress
-from goodreads.encoding import encode, token_budget_batches
 from goodreads.model_folder import check_complete
+from goodreads.tokens import Padding, TokenizedReviews, tokenize
 
-TOKEN_BUDGET = 4_096  # tokens a batch, padding included
+CHUNK = 400  # reviews tokenized while those before them are scored
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
 def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
     """Logits of each text, in the order given.
 
+    Long texts go first, so that texts of similar length share a batch; while a part of them is scored, a
+    thread tokenizes the next (the fast tokenizer releases Python's lock). The batches depend on the texts
+    alone, so the same command gives the same bits.
+
     Args:
         classifier: from ``load_classifier``.
         texts: n reviews.
@@ -80,23 +86,23 @@ def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.floa
         float32 logits of shape (n, labels), columns in the model's own label order; and the number of
         tokens scored, padding left out.
     """
-    columns = encode(classifier.tokenizer, texts, classifier.max_length)
-    lengths = [len(ids) for ids in columns["input_ids"]]
+    model, padding, tokens = classifier.model, Padding.of(classifier.tokenizer), 0
     logits = np.zeros((len(texts), len(classifier.labels)), dtype=np.float32)
+    order = longest_first([len(text) for text in texts])
+    parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+
+    def tokenized(part: list[int]) -> TokenizedReviews:
+        chosen = [texts[i] for i in part]
+        return tokenize(classifier.tokenizer, chosen, [0] * len(part), classifier.max_length, show=False)
+
     progress = Progress("score", len(texts), "reviews")
-    with torch.inference_mode():
-        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-            inputs = _padded(
-                {name: [values[i] for i in batch] for name, values in columns.items()}, classifier
-            )
-            logits[batch] = classifier.model(**inputs).logits.float().cpu().numpy()
-            progress.update(len(batch))
+    with ThreadPoolExecutor(1) as ahead, torch.inference_mode():
+        for part, reviews in zip(parts, ahead.map(tokenized, parts)):
+            tokens += sum(reviews.lengths)
+            for batch in token_budget_batches(reviews.lengths, SCORING_TOKENS[model.device.type]):
+                inputs = reviews.batch(batch, padding, model.device)
+                del inputs["labels"]
+                logits[[part[i] for i in batch]] = model(**inputs).logits.float().cpu().numpy()
+                progress.update(len(batch))
     progress.close()
-    return logits, sum(lengths)
-
-
-def _padded(columns: dict[str, list[list[int]]], classifier: Classifier) -> dict[str, torch.Tensor]:
-    from transformers.data.data_collator import pad_without_fast_tokenizer_warning
-
-    batch = pad_without_fast_tokenizer_warning(classifier.tokenizer, columns, return_tensors="pt")
-    return {name: tensor.to(classifier.model.device) for name, tensor in batch.items()}
+    return logits, tokens

@@ -7,66 +7,218 @@ only once it is complete.
 
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
+from goodreads.arguments import BatchPlan
+from goodreads.batches import SCORING_TOKENS, LengthGroupedBatches, longest_first, token_budget_batches
 from goodreads.cli import InputError, log
-from goodreads.encoding import LengthGroupedOrder
 from goodreads.files import read_json, write_json
+from goodreads.metrics import classification_metrics
+from goodreads.tokens import Padding
 
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint is not used
 
 
-def mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+def mean_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: int | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy of a micro-batch as its part of the mean over the whole effective batch.
 
     Args:
         outputs: the model's, with ``logits`` of shape (b, classes).
-        labels: label ids, shape (b,).
-        num_items_in_batch: reviews in the effective batch over all devices and accumulation steps; None in
-            evaluation, where the result is the micro-batch's own mean.
+        labels: label ids, shape (b,); -100 counts for nothing.
+        num_items_in_batch: reviews in the effective batch over all devices and micro-batches; None for the
+            micro-batch's own mean.
+        label_smoothing: as in torch's cross_entropy.
 
     Returns:
         A scalar. The Trainer's default divides by the number of accumulation steps instead, which weighs a
         short last micro-batch too high.
     """
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction=reduction)
+    loss = torch.nn.functional.cross_entropy(
+        outputs.logits.float(),
+        labels,
+        reduction="mean" if num_items_in_batch is None else "sum",
+        label_smoothing=label_smoothing,
+    )
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 class GenreTrainer(Trainer):
-    """A Trainer with this pipeline's batch order, loss and complete-or-ignored checkpoints.
+    """A Trainer with this pipeline's batches, loss, evaluation and complete-or-ignored checkpoints.
+
+    To the Trainer a batch is a process's share of an effective batch: every n-th review of it, so that the
+    lengths are the same everywhere. ``training_step`` takes the share in micro-batches and divides by the
+    reviews of the effective batch, so that neither the number of processes nor of micro-batches changes
+    the gradient, whatever is left for the last batch of an epoch. Evaluation shares out whole batches.
 
     Args:
-        lengths: tokens of each training review.
-        effective_batch_size: reviews per optimizer step.
+        plan: reviews per step and what a device takes at once.
+        padding: of the tokenizer.
         fingerprint: what a checkpoint must agree with to be resumed.
+        kwargs: the Trainer's, with ``TokenizedReviews`` as data sets.
     """
 
     def __init__(
-        self, *, lengths: Sequence[int], effective_batch_size: int, fingerprint: dict[str, Any], **kwargs: Any
+        self, *, plan: BatchPlan, padding: Padding, fingerprint: dict[str, Any], **kwargs: Any
     ) -> None:
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # the Trainer wraps in DataParallel above 1
-        super().__init__(compute_loss_func=mean_loss, **kwargs)
-        self.order = LengthGroupedOrder(lengths, effective_batch_size, self.args.seed)
-        self.fingerprint = fingerprint
+        loss = partial(mean_loss, label_smoothing=kwargs["args"].label_smoothing_factor)
+        super().__init__(compute_loss_func=loss, **kwargs)
+        self.order = LengthGroupedBatches(self.train_dataset.lengths, plan.effective, self.args.seed)
+        self.plan, self.padding, self.fingerprint = plan, padding, fingerprint
+        self.tokens = plan.tokens  # a micro-batch's limit, lowered when the memory does not suffice
+        self._at_work = (0, 0, False)  # reviews and width of the micro-batch, and whether it is the last
+        self._rehearsed = self.accelerator.num_processes == 1
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
-        return self.order
+    def get_train_dataloader(self) -> Any:
+        """Batches of indices; the same effective batches on any number of processes."""
+        everything: Any = range(len(self.train_dataset))
+        return torch.utils.data.DataLoader(everything, batch_sampler=self.order, collate_fn=self._share)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return torch.utils.data.SequentialSampler(eval_dataset)  # the caller has sorted it by length
+    def _share(self, batch: list[int]) -> dict[str, Any]:
+        share = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        # with nothing to do a process still takes part in the exchange of gradients: with a review that
+        # counts for nothing
+        return {"share": share or batch[:1], "counts": bool(share), "reviews": len(batch)}
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As the Trainer's, but a checkpoint saved before it resumes as one saved after it."""
-        with torch.random.fork_rng(devices=[]):  # each data loader takes a number from the generator
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-            return metrics
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int | None:
+        return batch_samples[0]["reviews"] if batch_samples else None  # the Trainer's would wait for the GPU
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer's way counts parameters at every step."""
+        return 0
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: int | None = None
+    ) -> torch.Tensor:
+        """Gradients of one effective batch; out of memory, the same again in smaller micro-batches.
+
+        Returns:
+            The process's part of the loss times the number of processes (the Trainer logs their mean).
+
+        Raises:
+            InputError: not even one review fits into memory.
+        """
+        model.train()
+        if not self._rehearsed:
+            self._rehearse()
+        while True:
+            try:
+                return self._gradients(model, **inputs)
+            except RuntimeError as error:
+                self._split_further(error)
+            model.zero_grad()  # not in the except block: the error holds on to the tensors
+            clear_device_cache(garbage_collection=True)
+
+    def _gradients(self, model: Any, share: list[int], counts: bool, reviews: int) -> torch.Tensor:
+        lengths = [self.train_dataset.lengths[i] for i in share]
+        parts = token_budget_batches(lengths, self.tokens, self.plan.per_device)
+        loss = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(parts, 1):
+            self._at_work = (len(part), lengths[part[0]], number == len(parts))
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                loss += self._backward(model, [share[i] for i in part], counts, reviews)
+        return loss
+
+    def _backward(self, model: Any, indices: list[int], counts: bool, reviews: int) -> torch.Tensor:
+        inputs = self.train_dataset.batch(indices, self.padding, self.args.device)
+        if not counts:
+            inputs["labels"].fill_(-100)
+        with self.compute_loss_context_manager():
+            loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=reviews)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _split_further(self, error: RuntimeError) -> None:
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise error
+        reviews, width, last = self._at_work
+        if reviews == 1:
+            raise InputError(
+                f"out of memory with one review of {width} tokens; lower --max_length or take a smaller model"
+            ) from error
+        if last and self._rehearsed and self.accelerator.num_processes > 1:
+            raise InputError(  # others wait for this process's gradients: it cannot begin anew
+                f"out of memory with {reviews} reviews of {width} tokens; run again with "
+                f"--effective_batch_size {self.plan.effective} --per_device_train_batch_size {reviews // 2}"
+            ) from error
+        self.tokens = reviews * width // 2
+        log.error(  # on every process
+            "out of memory with %d reviews of %d tokens: from now on at most %s tokens at a time; "
+            "the effective batch stays %d reviews",
+            reviews,
+            width,
+            f"{self.tokens:,}",
+            self.plan.effective,
+        )
+
+    def _rehearse(self) -> None:
+        """Before several processes start together, agree on a micro-batch that fits into each memory.
+
+        It takes the longest reviews, with room left for Adam's two averages, which come with the first step.
+        """
+        lengths = self.train_dataset.lengths
+        longest = longest_first(lengths)[: self.plan.per_device]
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        while True:
+            part = token_budget_batches([lengths[i] for i in longest], self.tokens)[0]
+            self._at_work = (len(part), lengths[longest[0]], False)
+            try:
+                room = torch.empty(2 * parameters, device=self.args.device)
+                with torch.random.fork_rng(devices=devices):
+                    self._backward(self.model, [longest[i] for i in part], False, 1)
+                break
+            except RuntimeError as error:
+                self._split_further(error)
+            self.model.zero_grad()
+            clear_device_cache(garbage_collection=True)
+        del room
+        self.model.zero_grad()
+        limit = torch.tensor(self.tokens or torch.iinfo(torch.int64).max, device=self.args.device)
+        torch.distributed.all_reduce(limit, torch.distributed.ReduceOp.MIN)
+        if self.tokens or limit < torch.iinfo(torch.int64).max:
+            self.tokens = int(limit)
+        self._rehearsed = True
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The reviews themselves, by name or as they are."""
+        return self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Score each review once, whatever the number of processes, and take the metrics.
+
+        The batches do not depend on the processes either; each scores every n-th one, and their logits meet
+        in a sum with zeros, which changes no bit.
+        """
+        reviews, self.callback_handler.eval_dataloader = dataloader, None
+        model = self.model.eval()
+        logits = torch.zeros(len(reviews), model.config.num_labels, device=self.args.device)
+        batches = token_budget_batches(reviews.lengths, SCORING_TOKENS[self.args.device.type])
+        with torch.inference_mode():
+            for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+                inputs = reviews.batch(part, self.padding, self.args.device)
+                del inputs["labels"]
+                logits[part] = model(**inputs).logits.float()
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(logits)
+        logits = logits.cpu()
+        found = classification_metrics(logits.argmax(dim=1).numpy(), reviews.labels, model.config.num_labels)
+        found["loss"] = torch.nn.functional.cross_entropy(logits, torch.from_numpy(reviews.labels)).item()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        return EvalLoopOutput(logits.numpy(), reviews.labels, metrics, len(reviews))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -78,7 +230,7 @@ class GenreTrainer(Trainer):
 class BatchOrderCallback(TrainerCallback):
     """Tells the batch order which epoch it is, resumed or not."""
 
-    def __init__(self, order: LengthGroupedOrder) -> None:
+    def __init__(self, order: LengthGroupedBatches) -> None:
         self.order = order
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -186,12 +338,3 @@ def discard_checkpoints(folder: Path) -> None:
     if folder.exists():
         log.info("removing the checkpoints in %s", folder)
         shutil.rmtree(folder)
-
-
-def metrics_function(classes: int) -> Callable[[Any], dict[str, float]]:
-    """``compute_metrics`` for the Trainer: the classification metrics of a split's logits."""
-    from goodreads.metrics import classification_metrics
-
-    return lambda scored: classification_metrics(
-        scored.predictions.argmax(axis=-1), scored.label_ids, classes
-    )

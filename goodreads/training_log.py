@@ -46,13 +46,13 @@ def training_record(
         "resumed_from": resumed_from,
         "best_checkpoint": Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None,
         "data": {
-            "train_reviews": len(trainer.order),
+            "train_reviews": len(trainer.train_dataset),
             "train_tokens_per_epoch": tokens,
-            "padding_share": trainer.order.padding_share(plan.per_device),
+            "padding_share": trainer.order.padding_share(plan.devices, trainer.tokens, plan.per_device),
         },
         "seconds": seconds | {"train": training, "evaluate_epochs": evaluation},
         "throughput": {
-            "reviews_per_second": len(trainer.order) * epochs / training,
+            "reviews_per_second": len(trainer.train_dataset) * epochs / training,
             "tokens_per_second": tokens * epochs / training,
         },
         "environment": runtime.environment(),

@@ -81,7 +81,13 @@ def test_a_run_leaves_a_publishable_model_and_a_complete_log(trained: Path, smal
     assert log["data"]["padding_share"] < 0.25  # 320 reviews leave little to sort
     assert {"data", "model", "tokenize", "train", "save", "evaluate_epochs"} <= log["seconds"].keys()
     assert log["throughput"]["tokens_per_second"] > log["throughput"]["reviews_per_second"] > 0
-    assert log["batch"] == {"effective": 32, "devices": 1, "per_device": 32, "accumulation": 1}
+    assert log["batch"] == {
+        "effective": 32,
+        "devices": 1,
+        "per_device": 32,
+        "accumulation": 1,
+        "tokens": 0,
+    }
 
 
 def test_the_last_test_record_is_what_evaluate_model_finds(trained: Path) -> None:
@@ -168,7 +174,7 @@ def test_the_same_batch_in_parts_or_over_processes_gives_the_same_losses(
     tmp_path: Path, without_dropout: Path, small_data: Path
 ) -> None:
     shared = (*QUICK, "--model_name_or_path", without_dropout, "--data-dir", small_data)
-    shared += ("--effective_batch_size", 32, "--per_device_eval_batch_size", 20)
+    shared += ("--effective_batch_size", 32)
     curves = {}
     for name, processes, part in (("whole", 1, 32), ("parts", 1, 8), ("processes", 2, 16)):
         folder = tmp_path / name
@@ -253,7 +259,7 @@ def test_no_gpu_is_said_in_a_box_with_a_time_or_is_an_error(tmp_path: Path, smal
         (("--num_train_epochs", "many"), ("invalid float value: 'many'",)),
         (("--push_to_hub", "True"), ("push_to_hub.py",)),
         (("--hub_token", "secret"), ("never goes on a command line",)),
-        (("--per_device_train_batch_size", 5, "--effective_batch_size", 32), ("does not divide",)),
+        (("--per_device_eval_batch_size", 5), ("fit a number of tokens",)),
         (("--model_name_or_path", "./no-such-model"), ("./no-such-model cannot be loaded",)),
         (("--report_to", "trackio"), ("--report_to trackio", "trackio")),
         (("--output_dir", "notes"), ("holds letter.txt, which is no model file",)),

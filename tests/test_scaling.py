@@ -1,0 +1,160 @@
+"""The same training on any number of processes and with any memory: real runs of train.py."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.helpers import ROOT, assert_one_line_error, environment, run_script, succeeded
+
+# plain gradient descent: the weights are the sum of the gradients, so equal weights are equal gradients
+RUN = ("--recipe", "sample", "--num_train_epochs", 2, "--max_length", 48, "--effective_batch_size", 16)
+RUN += ("--optim", "sgd", "--learning_rate", 0.5, "--logging_steps", 1, "--warmup_steps", 0)
+
+LIMITED = """
+import os, runpy, sys
+import torch
+from transformers import DistilBertForSequenceClassification as Model
+
+forward, limit = Model.forward, {limit}
+
+def limited(self, input_ids=None, **inputs):
+    if input_ids.numel() > limit and self.training and int(os.environ.get("RANK", 0)) == {rank}:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return forward(self, input_ids=input_ids, **inputs)
+
+Model.forward = limited
+sys.argv[0] = "train.py"
+sys.path.insert(0, {root!r})
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """Options of a run on 50 training and 15 test reviews, from weights without dropout.
+
+    The last batch of 16 has 2 reviews: of four processes two have nothing to do.
+    """
+    folder = tmp_path_factory.mktemp("start")
+    counts = ("--head", 60, "--per-genre", 13, "--train-per-genre", 10)
+    genres = ("--genres", "children,poetry,romance,young_adult,comics_graphic")
+    succeeded(run_script("data_loader.py", "--source", "sample", *genres, *counts, cwd=folder))
+    succeeded(run_script("train.py", *RUN, "--max_steps", 1, cwd=folder))
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config |= {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    model, data = folder / "model", folder / "data"
+    return (*RUN, "--per_device_train_batch_size", 16, "--model_name_or_path", model, "--data-dir", data)
+
+
+def launch(
+    folder: Path, launcher: list[str], arguments: tuple[Any, ...], script: Path = ROOT / "train.py"
+) -> subprocess.CompletedProcess[str]:
+    folder.mkdir()
+    command = [sys.executable, *launcher, script, *arguments]
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env=environment(folder, OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def torchrun(processes: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+
+
+Run = tuple[dict[str, Any], dict[str, Any], list[float]]
+
+
+def outcome(folder: Path, result: subprocess.CompletedProcess[str]) -> Run:
+    """The log, the weights and the loss of each step."""
+    assert result.returncode == 0, result.stderr[-8000:]  # a launcher adds much of its own
+    log = json.loads((folder / "results" / "training_log.json").read_text())
+    losses = [float(text) for text in re.findall(r": loss ([\d.]+),", result.stderr)]
+    return log, load_file(folder / "model" / "model.safetensors"), losses
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, start: tuple[Any, ...]) -> Run:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    return outcome(folder, launch(folder, [], start))
+
+
+def assert_same(found: Run, expected: Run) -> None:
+    (log, weights, losses), (log_0, weights_0, losses_0) = found, expected
+    assert log["steps"] == log_0["steps"] == 8  # 4 an epoch: none dropped, none added
+    assert len(losses) == len(losses_0) == 8
+    assert losses == pytest.approx(losses_0, abs=2e-4)  # as printed
+    for mine, theirs in zip(log["epochs"], log_0["epochs"], strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    for name, weight in weights_0.items():
+        assert (weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(torchrun(2), id="torchrun-2"),
+        pytest.param(torchrun(4), id="torchrun-4"),
+        pytest.param(
+            "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+            "--dynamo_backend no --num_cpu_threads_per_process 1".split(),
+            id="accelerate-2",
+        ),
+    ],
+)
+def test_processes_share_batches_that_do_not_divide(
+    tmp_path: Path, start: tuple[Any, ...], alone: Run, launcher: list[str]
+) -> None:
+    found = outcome(tmp_path / "run", launch(tmp_path / "run", launcher, start))
+    assert_same(found, alone)
+    assert found[0]["batch"]["devices"] == (4 if "4" in launcher else 2)
+
+
+def test_out_of_memory_is_answered_with_smaller_parts_of_the_same_batch(
+    tmp_path: Path, start: tuple[Any, ...], alone: Run
+) -> None:
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED.format(limit=150, rank=0, root=str(ROOT)))
+    result = launch(tmp_path / "run", [], start, script)
+    assert_same(outcome(tmp_path / "run", result), alone)
+    assert "out of memory with 16 reviews of 48 tokens: from now on at most 384 tokens" in result.stderr
+    assert "the effective batch stays 16 reviews" in result.stderr
+
+
+def test_processes_agree_on_what_fits_into_the_smallest_memory(
+    tmp_path: Path, start: tuple[Any, ...], alone: Run
+) -> None:
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED.format(limit=150, rank=1, root=str(ROOT)))
+    result = launch(tmp_path / "run", torchrun(2), start, script)
+    assert_same(outcome(tmp_path / "run", result), alone)
+    assert "out of memory with 8 reviews of 48 tokens" in result.stderr
+
+
+def test_out_of_memory_with_a_single_review_is_an_error(tmp_path: Path, start: tuple[Any, ...]) -> None:
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED.format(limit=20, rank=0, root=str(ROOT)))
+    result = launch(tmp_path / "run", [], start, script)
+    assert_one_line_error(result, "out of memory with one review of 48 tokens", "--max_length")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    """A step that fails for another reason fails at once, with its own message."""
+    from goodreads.training import GenreTrainer
+
+    split: Callable[..., None] = GenreTrainer._split_further
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        split(object(), RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
