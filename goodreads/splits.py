@@ -66,11 +66,18 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
     return manifest
 
 
-def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
-    """The first split file that is not what the manifest says, with the reason, or None."""
+def damaged_file(data_dir: Path, manifest: dict[str, Any], needed: str | None = None) -> str | None:
+    """The first split file that is not what the manifest says, with the reason, or None.
+
+    Args:
+        data_dir, manifest: the folder and its manifest.
+        needed: the one file that must be there; all of them if not given.
+    """
     for name, entry in manifest["files"].items():
         path = data_dir / name
         if not path.is_file():
+            if needed not in (None, name):
+                continue
             return f"{path} is missing"
         if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
             return f"{path} is not the file its manifest describes (changed or damaged)"
@@ -78,13 +85,13 @@ def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
 
 
 def read_split(data_dir: Path, name: str) -> Split:
-    """Load the split ``train`` or ``test`` after checking every file against the manifest.
+    """Load the split ``train`` or ``test`` after checking every file that is there against the manifest.
 
     Raises:
-        InputError: the manifest or a file is missing, changed or damaged.
+        InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
     manifest = read_manifest(data_dir)
-    if problem := damaged_file(data_dir, manifest):
+    if problem := damaged_file(data_dir, manifest, f"{name}.parquet"):
         raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
     table = pq.read_table(data_dir / f"{name}.parquet", schema=SCHEMA)
     columns = {column: table[column].to_pylist() for column in ("review_id", "text", "label")}
