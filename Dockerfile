@@ -18,7 +18,8 @@ RUN grep -v -e '^matplotlib=' -e '^seaborn=' requirements.txt > needed.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --constraint constraints.txt --requirement needed.txt
 COPY docker/slim.py ./
-RUN python slim.py /opt/venv
+RUN python slim.py /opt/venv \
+    && /opt/venv/bin/python -c "import accelerate, datasets, evaluate, sklearn.metrics, torch, transformers.trainer"
 
 FROM ${PYTHON_IMAGE} AS runtime
 COPY --from=venv /opt/venv /opt/venv

@@ -17,7 +17,6 @@ from pathlib import Path
 NOT_NEEDED = (
     "**/tests",
     "torch/test",
-    "torch/testing/_internal",
     "torch/include",
     "torch/share",
     "torch/bin/[!t]*",  # what stays is torch_shm_manager, whose absence torch takes for a broken installation
@@ -26,8 +25,8 @@ NOT_NEEDED = (
     "**/*.a",
     "pyarrow/include",
     "pyarrow/src",
-    "pyarrow/*flight*",  # Arrow's RPC and query plans: their compiled modules and libraries
-    "pyarrow/*substrait*",
+    "pyarrow/*flight*",  # clients of Arrow's RPC and of S3
+    "pyarrow/*s3*",
     "numpy/_core/include",
     "**/*.h",
     "**/*.pyx",
