@@ -87,8 +87,7 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
         one_line_error(prog, error)
         sys.exit(128 + error.signum)
     except sigterm.Terminated:
-        sigterm.said.wait(sigterm.GRACE)
-        sys.exit(sigterm.STATUS)
+        sigterm.leave()
     except KeyboardInterrupt:
         one_line_error(prog, "interrupted")
         sys.exit(128 + signal.SIGINT)

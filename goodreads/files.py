@@ -29,8 +29,8 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder} as user {os.getuid()}: {error.strerror}; in a container mount a "
-            'folder of that user, or start it as yourself: --user "$(id -u)" -v "$(pwd)/results:/app/results"'
+            f"cannot write {folder}: {error.strerror} for user {os.getuid()}; in a container mount a folder "
+            'of that user, or start it as yourself: --user "$(id -u)" -v "$(pwd)/results:/app/results"'
         ) from None
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 STATUS = 128 + signal.SIGTERM
-GRACE = 1.0  # seconds for the main thread to end by itself
+GRACE = 0.5  # seconds for the main thread to end by itself
 said = threading.Event()  # the user has been told
 
 
@@ -26,6 +26,12 @@ def handle(number: int, frame: FrameType | None) -> NoReturn:
     """Raise Terminated, once: another SIGTERM must not break into the cleaning up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def leave() -> NoReturn:
+    """End the process once the user has been told: the interpreter's own end can take seconds."""
+    said.wait(GRACE)
+    os._exit(STATUS)
 
 
 def install(say: Callable[[], None]) -> None:
