@@ -1,5 +1,6 @@
 # make sample   the whole pipeline on generated reviews and a Hub on this machine, into sample/
 # make test     all tests
+# make test-images   builds both images and runs them; CONTAINER=docker|podman, IMAGE_BUILD_ARGS="--build-arg ..."
 # make check    format, lint and types
 # make lock     constraints.txt anew from requirements.txt, for the images
 
@@ -30,6 +31,9 @@ sample-hub:
 test: $(VENV)/installed
 	$(RUN) -m pytest
 
+test-images: $(VENV)/installed
+	$(RUN) -m pytest tests/images
+
 check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
@@ -48,4 +52,4 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: sample sample-hub test check lock
+.PHONY: sample sample-hub test test-images check lock

@@ -49,23 +49,26 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """
     import numpy as np
 
-    from goodreads import metrics, runtime, scoring, splits
+    from goodreads import splits
     from goodreads.files import sha256_file
 
-    device = runtime.choose_device()
-    log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
-    if not device.is_gpu and (asked := runtime.gpu_asked_for()):
-        log.warning("\n%s", runtime.boxed([f"NO GPU, though one was asked for: {asked}.", device.reason]))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        folder, origin = resolve_model(
-            options.model, options.revision, options.cache_dir or scratch / "cache", scratch / "model"
-        )
+        cache = options.cache_dir or scratch / "cache"
+        folder, origin = resolve_model(options.model, options.revision, cache, scratch / "model")
         data_dir = options.data_dir
         if options.split_from_hub:
             data_dir = published_split(folder, options.data_dir, scratch / "data")
         split, manifest = splits.read_split(data_dir, "test"), splits.read_manifest(data_dir)
         manifest_sha256 = sha256_file(data_dir / "manifest.json")
+
+        from goodreads import metrics, runtime, scoring  # seconds: not before the input is known to be there
+
+        device = runtime.choose_device()
+        log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
+        if not device.is_gpu and (asked := runtime.gpu_asked_for()):
+            box = [f"NO GPU, though one was asked for: {asked}.", f"Why: {device.reason}."]
+            log.warning("\n%s", runtime.boxed(box))
         started = time.perf_counter()
         classifier = scoring.load_classifier(folder, options.dtype, device.type)
     columns = match_labels(classifier.labels, split.label_names, options.model)
