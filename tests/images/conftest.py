@@ -72,11 +72,17 @@ class World:
         return [part for name, value in env.items() if value for part in ("-e", f"{name}={value}")]
 
 
+def answers(engine: str) -> bool:
+    """Whether it is installed and, where it needs one, its daemon is running."""
+    return bool(shutil.which(engine)) and Engine(engine)("info").returncode == 0
+
+
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    found = os.environ.get("CONTAINER") or next(filter(shutil.which, ("docker", "podman")), None)
-    if not found or not shutil.which(found):
-        pytest.fail("no container engine: install docker or podman, or name one with CONTAINER=")
+    asked = os.environ.get("CONTAINER")
+    found = next((name for name in ([asked] if asked else ["docker", "podman"]) if answers(name)), None)
+    if not found:
+        pytest.fail(f"{asked or 'neither docker nor podman'} answers here; start one, or name it: CONTAINER=")
     if os.getuid():
         pytest.fail("run this as root: mounted folders must be given to the images' user")
     return Engine(found)
