@@ -1,6 +1,8 @@
 # make sample   the whole pipeline on generated reviews and a Hub on this machine, into sample/
 # make test     all tests
+# make test-images   builds both images and runs them; CONTAINER=docker|podman, IMAGE_BUILD_ARGS="--build-arg ..."
 # make check    format, lint and types
+# make lock     constraints.txt anew from requirements.txt, for the images
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,14 +31,25 @@ sample-hub:
 test: $(VENV)/installed
 	$(RUN) -m pytest
 
+test-images: $(VENV)/installed
+	$(RUN) -m pytest tests/images
+
 check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+# without the CPU build's +cpu, so that it fits CUDA builds too, and without the packages that those bring
+lock:
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet -r requirements.txt
+	{ echo "# made by: make lock. Every package of requirements.txt and what it needs in turn, for pip's --constraint"; \
+	  .venv-lock/bin/python -m pip freeze --all --exclude pip | sed 's/+.*//' | grep -viE '^(nvidia|cuda|triton)'; } > constraints.txt
+	rm -r .venv-lock
 
 $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: sample sample-hub test check
+.PHONY: sample sample-hub test test-images check lock

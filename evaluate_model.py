@@ -5,9 +5,9 @@
     python evaluate_model.py --model user/name --revision v1  # one revision of it
     python evaluate_model.py --model user/name --split-from-hub      # on the split that the repository names
 
-It never samples anew: the test split is the one data_loader.py wrote. A Hub model is fetched into a fresh
-cache at one commit and checked by hash. Labels are matched by name, so a
-model with the same genres in another order is scored right, and one with other names is refused.
+It never samples anew: the test split is the one data_loader.py wrote. A Hub model is fetched at one commit,
+into a fresh cache unless one is given, and checked by hash. Labels are matched by name, so a model with the
+same genres in another order is scored right, and one with other names is refused.
 Writes eval_results_NAME.json, classification_report_NAME.txt and predictions_NAME.parquet.
 """
 
@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from goodreads.cli import InputError, Parser, log, run
+from goodreads.files import check_writable
 from goodreads.labels import GENRES, match_labels
 
 
 def main() -> None:
     """Score, write the results files, print the table and one JSON line."""
     options = _options()
+    log.info("evaluating %s", options.model)  # the imports that follow take seconds
+    check_writable(options.results_dir)
     options.name = options.name or ("local" if Path(options.model).is_dir() else "hub")
     if not re.fullmatch(r"[\w.-]+", options.name):
         raise InputError(f"--name {options.name!r} goes into file names: use letters, digits, '.', '_', '-'")
@@ -46,18 +49,28 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """
     import numpy as np
 
-    from goodreads import metrics, runtime, scoring, splits
+    from goodreads import splits
     from goodreads.files import sha256_file
 
-    device = runtime.choose_device()
-    log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
-    if options.dtype == "float32" and (fast := runtime.bfloat16_advice(device.type)):
-        log.info("%s has instructions for bfloat16: --dtype bfloat16 takes about half the time", fast)
-    with tempfile.TemporaryDirectory() as cache:
-        folder, origin = resolve_model(options.model, options.revision, Path(cache))
-        data_dir = rebuild_split(folder, Path(cache)) if options.split_from_hub else options.data_dir
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        cache = options.cache_dir or scratch / "cache"
+        folder, origin = resolve_model(options.model, options.revision, cache, scratch / "model")
+        data_dir = options.data_dir
+        if options.split_from_hub:
+            data_dir = published_split(folder, options.data_dir, scratch / "data")
         split, manifest = splits.read_split(data_dir, "test"), splits.read_manifest(data_dir)
         manifest_sha256 = sha256_file(data_dir / "manifest.json")
+
+        from goodreads import metrics, runtime, scoring  # seconds: not before the input is known to be there
+
+        device = runtime.choose_device()
+        log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
+        if options.dtype == "float32" and (fast := runtime.bfloat16_advice(device.type)):
+            log.info("%s has instructions for bfloat16: --dtype bfloat16 takes about half the time", fast)
+        if not device.is_gpu and (asked := runtime.gpu_asked_for()):
+            box = [f"NO GPU, though one was asked for: {asked}.", f"Why: {device.reason}."]
+            log.warning("\n%s", runtime.boxed(box))
         started = time.perf_counter()
         classifier = scoring.load_classifier(folder, options.dtype, device.type)
     columns = match_labels(classifier.labels, split.label_names, options.model)
@@ -91,8 +104,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def resolve_model(model: str, revision: str | None, cache: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder that holds the model, downloaded if need be, and where it came from with its hashes.
+def resolve_model(model: str, revision: str | None, cache: Path, copy: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder that holds the model, and where it came from with its hashes.
+
+    Args:
+        model: a folder, or a repository that is fetched.
+        revision: of the repository.
+        cache: where its files are kept.
+        copy: the folder to make of them.
 
     Raises:
         InputError: no such folder or repository, or it cannot be fetched.
@@ -107,7 +126,7 @@ def resolve_model(model: str, revision: str | None, cache: Path) -> tuple[Path, 
             raise InputError(f"--model {model}: no such folder; train it with train.py, or name a Hub repo")
         from goodreads.hub import download
 
-        folder, origin = download(model, revision, cache)
+        folder, origin = copy, download(model, revision, cache, copy)
     elif revision:
         raise InputError(f"--revision is for Hub repositories, and --model {model} is a folder")
     origin["files_sha256"] = hashes(folder)
@@ -115,19 +134,20 @@ def resolve_model(model: str, revision: str | None, cache: Path) -> tuple[Path, 
     return folder, origin
 
 
-def rebuild_split(folder: Path, cache: Path) -> Path:
-    """Make the split that a published model's ``split_manifest.json`` names, from its source.
+def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
+    """The data folder with the split that a published model's ``split_manifest.json`` names.
 
     Returns:
-        The data folder.
+        ``data_dir`` if it holds that split, else ``rebuilt``, made from the split's source.
 
     Raises:
         InputError: the model has no split manifest, or its source no longer yields those reviews.
     """
     import data_loader
     from goodreads.files import read_json
+    from goodreads.splits import read_manifest
 
-    published = read_json(folder / "split_manifest.json", "push_to_hub.py")
+    published = read_json(model / "split_manifest.json", "push_to_hub.py")
     try:
         parameters = dict(published["parameters"])
         parameters["genres"] = tuple(parameters["genres"])
@@ -135,13 +155,17 @@ def rebuild_split(folder: Path, cache: Path) -> Path:
         wanted = data_loader.Parameters(**parameters)
     except (KeyError, TypeError) as error:
         raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
-    manifest = data_loader.load(wanted, cache / "data")
+    if (data_dir / "manifest.json").exists():
+        if read_manifest(data_dir)["splits"]["test"]["content_sha256"] == expected:
+            return data_dir
+        log.warning("%s holds another split than the model's; rebuilding it from %s", data_dir, wanted.source)
+    manifest = data_loader.load(wanted, rebuilt)
     if manifest["splits"]["test"]["content_sha256"] != expected:
         raise InputError(
             f"{wanted.source} no longer yields the reviews that the model was tested on; "
             "evaluate on a kept split with --data-dir"
         )
-    return cache / "data"
+    return rebuilt
 
 
 def write_results(results_dir: Path, result: dict[str, Any], split: Any, logits: Any) -> None:
@@ -221,10 +245,16 @@ def _options() -> argparse.Namespace:
     add(
         "--split-from-hub",
         action="store_true",
-        help="rebuild the test split that the repository's split_manifest.json names; --data-dir is not used",
+        help="score on the split that the repository's split_manifest.json names, rebuilt from its source "
+        "unless --data-dir holds it",
     )
     add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
     add("--results-dir", type=Path, default=Path("results"), help="folder for the results files")
+    add(
+        "--cache-dir",
+        type=Path,
+        help="keep a fetched model here; what lies here is used if its hash is right",
+    )
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")
     add("--seed", type=int, default=42, help="of the bootstrap intervals")
     return parser.parse_args()

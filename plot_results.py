@@ -1,6 +1,7 @@
 """Draw the results: curves, confusion matrix, per-class bars, overall metrics, and local against Hub.
 
     python plot_results.py                               # everything that RESULTS_DIR has the files for
+    python plot_results.py --no-plots                    # the comparison alone
 
 Reads only results files. Draws training_loss.png, for each evaluation confusion_matrix_NAME.png,
 per_class_metrics_NAME.png and overall_metrics_NAME.png, and with both "local" and "hub" (or the two of
@@ -47,7 +48,7 @@ def main() -> None:
     if all(name in evaluations for name in names):
         first, second = (evaluations[name] for name in names)
         comparison = compare(options.results_dir, first, second, options.seed)
-    drawn = draw(options.results_dir, evaluations, comparison)
+    drawn = [] if options.no_plots else draw(options.results_dir, evaluations, comparison)
     document: dict[str, Any] = {"drawn": [path.name for path in drawn]}
     if comparison:
         document["verdict"] = comparison["verdict"]
@@ -303,6 +304,7 @@ def _options() -> argparse.Namespace:
         metavar="A,B",
         help="names of two evaluations to hold against each other",
     )
+    parser.add_argument("--no-plots", action="store_true", help="compare only; needs no matplotlib")
     parser.add_argument("--seed", type=int, default=42, help="of the bootstrap, where weights differ")
     return parser.parse_args()
 

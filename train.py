@@ -233,6 +233,7 @@ def announce(device: Any, arguments: Any, plan: Any, trainer: Any) -> None:
         seconds = runtime.training_seconds(parameters, int(tokens * arguments.num_train_epochs))
         box = [
             "NO GPU: training runs on the CPU.",
+            *(f"One was asked for: {asked}." for asked in [runtime.gpu_asked_for()] if asked),
             f"Why: {device.reason}.",
             f"Estimated training time: {runtime.duration(seconds)}.",
             f"If there is one: {runtime.CONTAINER_HINT}.",

@@ -27,4 +27,6 @@ comparison     two evaluations held against each other
 hub            the Hub's client with retries, one-line errors and hash checks
 card           the model card and the split manifest that are published
 runtime        devices, versions, time estimates
+sigterm        a prompt end on SIGTERM, as PID 1 of a container too
+container      what the Hub image runs
 """

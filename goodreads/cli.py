@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from goodreads import sigterm
+
 log = logging.getLogger("goodreads")
 
 
@@ -80,6 +82,7 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
     )
     log.setLevel(logging.INFO)
     try:
+        sigterm.install(lambda: one_line_error(prog, "stopped by SIGTERM"))
         main()
         sys.stdout.flush()
     except InputError as error:
@@ -91,6 +94,8 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
     except Interrupted as error:
         one_line_error(prog, error)
         sys.exit(128 + error.signum)
+    except sigterm.Terminated:
+        sigterm.leave()
     except KeyboardInterrupt:
         one_line_error(prog, "interrupted")
         sys.exit(128 + signal.SIGINT)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,19 @@ from goodreads.cli import InputError
 def temporary_name(path: Path) -> Path:
     """Where what will become ``path`` is written; a killed run may leave it."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError, saying what to do, unless files can be made in the folder or it can be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror} for user {os.getuid()}; in a container mount a folder "
+            'of that user, or start it as yourself: --user "$(id -u)" -v "$(pwd)/results:/app/results"'
+        ) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 No message made here can hold the token: errors name the call, the status and the server's own reason.
 """
 
+import glob
 import hashlib
 import os
 import time
@@ -42,8 +43,8 @@ class RemoteFile:
     sha256: str | None
 
     def is_same_as(self, path: Path) -> bool:
-        """Whether a local file has these bytes, judged by the hash that the Hub gives."""
-        if path.stat().st_size != self.size:
+        """Whether there is a local file with these bytes, judged by the hash that the Hub gives."""
+        if not path.is_file() or path.stat().st_size != self.size:
             return False
         return (
             sha256_file(path) == self.sha256 if self.sha256 else git_blob_sha1(path.read_bytes()) == self.blob
@@ -140,43 +141,81 @@ def git_blob_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def download(repo: str, revision: str | None, cache: Path) -> tuple[Path, dict[str, Any]]:
-    """Fetch a model into an empty cache and check each file against the Hub's hashes.
+def download(repo: str, revision: str | None, cache: Path, folder: Path) -> dict[str, Any]:
+    """Put a model's files at one commit into a folder, each checked against the Hub's hash.
 
     Args:
         repo: ``user/name``.
-        revision: branch, tag or commit; resolved to a commit before anything is fetched.
-        cache: an empty folder. A warm cache can answer without ever touching the Hub.
+        revision: branch, tag or commit; the Hub resolves it, whatever the cache holds.
+        cache: a folder in the layout of huggingface_hub's cache. A file in it is used if its hash is the
+            Hub's, and fetched anew if not; nothing else in it counts.
+        folder: made here, with links into the cache.
 
     Returns:
-        The folder of the files; and what is known of their origin, for the results file.
+        What is known of the files' origin, for the results file.
 
     Raises:
-        InputError: no such repository or revision, no access, the Hub is down, the disk is full.
-        CheckFailed: a file is not what the Hub says it is.
+        InputError: no such repository or revision, no access, the Hub is down, the cache cannot be written.
+        CheckFailed: a fetched file is not what the Hub says it is.
     """
     api, what = connect(), f"--model {repo}" + (f" --revision {revision}" if revision else "")
     info = attempt(what, lambda: api.model_info(repo, revision=revision, files_metadata=True))
-    folder = Path(
+    wanted = {name: file for name, file in remote_files(info).items() if is_model_file(name)}
+    storage = cache / "--".join(("models", *repo.split("/")))
+    snapshot = storage / "snapshots" / info.sha
+    missing = [name for name, file in wanted.items() if not file.is_same_as(snapshot / name)]
+    if missing:
+        try:
+            distrust(storage, info.sha, {name: wanted[name] for name in missing})
+        except OSError as error:
+            raise InputError(f"the model cache {cache} cannot be written: {error.strerror}") from None
         attempt(
             what,
             lambda: api.snapshot_download(
-                repo, revision=info.sha, cache_dir=cache, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+                repo, revision=info.sha, cache_dir=cache, allow_patterns=[glob.escape(n) for n in missing]
             ),
         )
+    folder.mkdir()
+    for name in sorted(wanted):
+        if name in missing and not wanted[name].is_same_as(snapshot / name):
+            raise CheckFailed(f"{what}: {name} was damaged on the way (its hash is not the Hub's)")
+        (folder / name).symlink_to((snapshot / name).resolve())
+    cached = len(wanted) - len(missing)
+    log.info(
+        "%s: commit %s, %d files fetched and %d from the cache, all checked",
+        what,
+        info.sha,
+        len(missing),
+        cached,
     )
-    if folder.name != info.sha:
-        raise CheckFailed(f"{what}: asked for commit {info.sha} and got {folder.name}")
-    remote = remote_files(info)
-    for path in sorted(folder.iterdir()):
-        if not remote[path.name].is_same_as(path):
-            raise CheckFailed(f"{what}: {path.name} was damaged on the way (its hash is not the Hub's)")
-    log.info("%s: commit %s, %d files fetched and checked", what, info.sha, len(list(folder.iterdir())))
-    return folder, {
+    return {
         "source": repo,
         "revision": revision,
         "commit": info.sha,
         "private": info.private,
-        "cache": "fresh",
+        "cache": f"{cached} of {len(wanted)} files, checked" if cached else "fresh",
         "endpoint": huggingface_hub.constants.ENDPOINT,
     }
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of a repository is one that scoring may read; those in its folders are not."""
+    return "/" not in name and name.endswith((".json", ".txt", ".safetensors"))
+
+
+def distrust(storage: Path, commit: str, files: dict[str, RemoteFile]) -> None:
+    """Remove what the client would take from its cache unseen: its list of the commit's files, and these.
+
+    Args:
+        storage: the repository's folder in the cache.
+        commit: the one to fetch.
+        files: name -> hashes of the files to fetch.
+
+    Raises:
+        OSError: the cache cannot be written to.
+    """
+    (storage / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    (storage / "trees" / f"{commit}.json").unlink(missing_ok=True)
+    for name, file in files.items():
+        (storage / "snapshots" / commit / name).unlink(missing_ok=True)
+        (storage / "blobs" / (file.sha256 or file.blob)).unlink(missing_ok=True)

@@ -111,6 +111,12 @@ def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
     return Device("cpu", cpu, reason)
 
 
+def gpu_asked_for() -> str | None:
+    """How this container was told to have a GPU (``--gpus all`` sets NVIDIA_VISIBLE_DEVICES), or None."""
+    devices = os.environ.get("NVIDIA_VISIBLE_DEVICES", "")
+    return f"NVIDIA_VISIBLE_DEVICES={devices}" if devices not in ("", "void", "none") else None
+
+
 def choose_precision(device_type: str) -> tuple[str, str]:
     """``bf16``, ``fp16`` or ``float32`` for training on a device of that type, and why."""
     if device_type != "cuda":

@@ -6,7 +6,7 @@ here writes them: that is data_loader.py's. README, "Files", has the format.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,19 +61,29 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
     if missing := [key for key in KEYS if key not in manifest]:
         raise InputError(f"{data_dir / 'manifest.json'} has no {missing[0]}; run data_loader.py --force")
     files = manifest["files"]
-    if not isinstance(files, dict) or "test.parquet" not in files or not _train_files(files):
+    if not isinstance(files, dict) or "test.parquet" not in files or not train_files(manifest):
         raise InputError(f"{data_dir / 'manifest.json'} names other files; run data_loader.py --force")
     return manifest
 
 
-def _train_files(files: Iterable[str]) -> list[str]:
-    return [name for name in files if name == "train.parquet" or name.startswith("train/")]
+def train_files(manifest: dict[str, Any]) -> list[str]:
+    """Names of the train split's files: ``train.parquet``, or its shards in order."""
+    return [name for name in manifest["files"] if name == "train.parquet" or name.startswith("train/")]
 
 
-def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
-    """The first split file that is not what the manifest says, with the reason, or None."""
+def damaged_file(
+    data_dir: Path, manifest: dict[str, Any], needed: Collection[str] | None = None
+) -> str | None:
+    """The first split file that is not what the manifest says, with the reason, or None.
+
+    Args:
+        data_dir, manifest: the folder and its manifest.
+        needed: the files that must be there; all of them if None. Shards that are not needed are passed over.
+    """
     for name, entry in manifest["files"].items():
         path = data_dir / name
+        if needed is not None and name not in needed and (name.startswith("train/") or not path.is_file()):
+            continue
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
@@ -82,15 +92,15 @@ def damaged_file(data_dir: Path, manifest: dict[str, Any]) -> str | None:
 
 
 def read_split(data_dir: Path, name: str) -> Split:
-    """Load the split ``train`` or ``test`` after checking every file against the manifest.
+    """Load the split ``train`` or ``test`` after checking every file that is there against the manifest.
 
     Raises:
-        InputError: the manifest or a file is missing, changed or damaged.
+        InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
     manifest = read_manifest(data_dir)
-    if problem := damaged_file(data_dir, manifest):
+    files = train_files(manifest) if name == "train" else ["test.parquet"]
+    if problem := damaged_file(data_dir, manifest, files):
         raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
-    files = _train_files(manifest["files"]) if name == "train" else ["test.parquet"]
     wanted = ["review_id", "text", "label"]
     table = pa.concat_tables(pq.read_table(data_dir / file, schema=SCHEMA, columns=wanted) for file in files)
     columns = {column: table[column].to_pylist() for column in wanted}

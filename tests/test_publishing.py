@@ -178,7 +178,7 @@ def test_the_split_is_rebuilt_from_the_hub_or_refused(place: Place, tmp_path: Pa
     manifest = json.loads(repo.commits[-1].files["split_manifest.json"].content)
     manifest["parameters"]["seed"] = 43  # stands for a source that yields other reviews
     repo.commit({"split_manifest.json": json.dumps(manifest).encode()}, "another split")
-    result = place.evaluate("--split-from-hub")
+    result = place.evaluate("--split-from-hub", "--data-dir", "nowhere")
     assert_one_line_error(result, "no longer yields the reviews", "--data-dir")
 
 

@@ -1,0 +1,134 @@
+"""Both images, built once from this checkout, and what they are run against on this machine.
+
+CONTAINER=docker|podman chooses the engine, IMAGE_BUILD_ARGS and IMAGE_RUN_ARGS add to its command lines.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import QUICK
+from tests.helpers import ROOT, environment, run_script, succeeded
+from tests.loopback import FileServer
+from tests.loopback_hub import LoopbackHub, Token
+
+TOKEN, REPO = "hf_writeSECRET", "ada/genres"
+USER = 10001
+HARDENED = (
+    f"--rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --user {USER}:{USER}"
+).split()
+
+
+class Engine:
+    """Docker or podman, on the command line."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [self.command, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+    def build(self, context: Path, image: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        own = shlex.split(os.environ.get("IMAGE_BUILD_ARGS", ""))
+        return self("build", *own, "-t", image, *arguments, context)
+
+    def run_command(self, image: str, *arguments: object, **options: Any) -> list[str]:
+        """A hardened run: ``before`` goes before the image's name, ``network`` is none unless given."""
+        own = shlex.split(os.environ.get("IMAGE_RUN_ARGS", ""))
+        network = ["--network", options.get("network", "none")]
+        before = [*own, *HARDENED, *network, *options.get("before", ())]
+        return [self.command, "run", *map(str, [*before, image, *arguments])]
+
+    def run(self, image: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self(*self.run_command(image, *arguments, **options)[1:])
+
+
+class World:
+    """A host that trained, evaluated and published: its folders, the Hub and the server of the reviews."""
+
+    def __init__(self, folder: Path, hub: LoopbackHub, source: FileServer) -> None:
+        self.folder, self.hub, self.source = folder, hub, source
+
+    def results(self, folder: Path, owner: int = USER) -> Path:
+        """A results folder to mount, with the host's own local result."""
+        copy = shutil.copytree(self.folder / "results", folder / "results")
+        for path in (copy, *copy.iterdir()):
+            os.chown(path, owner, owner)
+        return copy
+
+    def settings(self, **extra: str) -> list[str]:
+        """Options of a run that give the container its Hub."""
+        env = {"HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN, "HF_REPO": REPO, "HF_HUB_DISABLE_XET": "1"}
+        env |= {"NO_PROXY": "127.0.0.1"} | extra
+        return [part for name, value in env.items() if value for part in ("-e", f"{name}={value}")]
+
+
+def answers(engine: str) -> bool:
+    """Whether it is installed and, where it needs one, its daemon is running."""
+    return bool(shutil.which(engine)) and Engine(engine)("info").returncode == 0
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    asked = os.environ.get("CONTAINER")
+    found = next((name for name in ([asked] if asked else ["docker", "podman"]) if answers(name)), None)
+    if not found:
+        pytest.fail(f"{asked or 'neither docker nor podman'} answers here; start one, or name it: CONTAINER=")
+    if os.getuid():
+        pytest.fail("run this as root: mounted folders must be given to the images' user")
+    return Engine(found)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    make = [sys.executable, "-m", "goodreads.sample", "--output-dir", folder / "byGenre", "--reviews", "60"]
+    subprocess.run(make, cwd=ROOT, env=environment(folder), check=True, capture_output=True)
+    with FileServer(folder / "byGenre") as source, LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
+        run = {"cwd": folder, "env": {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}}
+        size = ("--head", 60, "--per-genre", 60, "--train-per-genre", 40)
+        succeeded(run_script("data_loader.py", "--source", source.url, *size, "--output-dir", "data", **run))
+        succeeded(run_script("train.py", *QUICK, **run))
+        succeeded(run_script("evaluate_model.py", **run))
+        succeeded(run_script("plot_results.py", **run))
+        succeeded(run_script("push_to_hub.py", "--repo", REPO, **run))
+        yield World(folder, hub, source)
+
+
+@pytest.fixture(scope="session")
+def context(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
+    """A checkout as a user has it after training, with secrets lying about."""
+    folder = tmp_path_factory.mktemp("context")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for name in ("model", "data"):
+        shutil.copytree(world.folder / name, folder / name)
+    (folder / "model" / "config.json").chmod(0o666)
+    for name in (".env", "token", "model/.token", "data/token.txt", "goodreads/.netrc"):
+        (folder / name).write_text(TOKEN)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine, context: Path) -> dict[str, str]:
+    """The images' names by what they evaluate: local or hub."""
+    names = {"local": "localhost/goodreads-test-local", "hub": "localhost/goodreads-test-hub"}
+    for kind, dockerfile in (("local", "Dockerfile"), ("hub", "Dockerfile.eval")):
+        started = time.monotonic()
+        built = engine.build(context, names[kind], "-f", context / dockerfile)
+        assert built.returncode == 0, built.stdout[-1500:] + built.stderr[-3000:]
+        print(f"built {names[kind]} in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return names
