@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import Interrupted, Parser, log, positive_int, run
+from goodreads.cli import InputError, Interrupted, Parser, log, positive_int, run
 from goodreads.source import UCSD
 
 # what decides the weights: a checkpoint is resumed only where all of it agrees
@@ -132,14 +132,17 @@ def load_splits(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
         InputError: the data cannot be made, is damaged, or is too little for a validation split.
     """
     import data_loader
-    from goodreads.splits import carve, read_manifest, read_split
+    from goodreads.splits import ShardedSplit, carve, read_manifest, read_split, read_train
 
     if not (options.data_dir / "manifest.json").exists():
         log.info("%s holds no data: making it from %s", options.data_dir, options.source)
         data_loader.load(data_loader.Parameters(source=options.source), options.data_dir)
-    splits = {name: read_split(options.data_dir, name) for name in ("train", "test")}
+    train = read_train(options.data_dir)
+    splits = {"train": train, "test": read_split(options.data_dir, "test")}
     if options.validation_per_genre:
-        splits["train"], splits["validation"] = carve(splits["train"], options.validation_per_genre)
+        if isinstance(train, ShardedSplit):
+            raise InputError("--validation-per-genre goes with a sampled train split, not with shards")
+        splits["train"], splits["validation"] = carve(train, options.validation_per_genre)
     return read_manifest(options.data_dir), splits
 
 
@@ -173,7 +176,6 @@ def build_trainer(
     from transformers import PrinterCallback
 
     from goodreads import training
-    from goodreads.cli import InputError
     from goodreads.tokens import Padding
 
     # beside the results, since the checkpoint folder goes when the run is done

@@ -6,12 +6,12 @@ from typing import Any
 
 from goodreads import tiny_model
 from goodreads.cli import InputError
-from goodreads.splits import Split
+from goodreads.splits import ShardedSplit, Split
 
 SCRATCH = "scratch"
 
 
-def build(name: str | Path, split: Split, max_length: int, seed: int) -> tuple[Any, Any]:
+def build(name: str | Path, split: Split | ShardedSplit, max_length: int, seed: int) -> tuple[Any, Any]:
     """Load or make what train.py fine-tunes.
 
     Args:
@@ -30,7 +30,7 @@ def build(name: str | Path, split: Split, max_length: int, seed: int) -> tuple[A
 
     set_seed(seed)
     if name == SCRATCH:
-        tokenizer = tiny_model.build_tokenizer(split.texts, max_length)
+        tokenizer = tiny_model.build_tokenizer(list(split.texts), max_length)
         config = tiny_model.build_config(len(tokenizer), max_length, split.label_names)
         return tokenizer, AutoModelForSequenceClassification.from_config(config)
     tokenizer, model = _pretrained(name, split.label_names)

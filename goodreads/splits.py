@@ -6,7 +6,7 @@ here writes them: that is data_loader.py's. README, "Files", has the format.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,26 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.review_ids)
+
+
+@dataclass(frozen=True)
+class ShardedSplit:
+    """A train split that is read shard by shard, never as a whole.
+
+    Attributes:
+        shards: path -> SHA-256 of each Parquet file, in order.
+        label_names: genre slugs by label id.
+    """
+
+    shards: dict[Path, str]
+    label_names: list[str]
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """The texts in order, some held at a time."""
+        for path in self.shards:
+            for batch in pq.ParquetFile(path).iter_batches(4_096, columns=["text"]):
+                yield from batch.column(0).to_pylist()
 
 
 def read_manifest(data_dir: Path) -> dict[str, Any]:
@@ -105,6 +125,19 @@ def read_split(data_dir: Path, name: str) -> Split:
     table = pa.concat_tables(pq.read_table(data_dir / file, schema=SCHEMA, columns=wanted) for file in files)
     columns = {column: table[column].to_pylist() for column in wanted}
     return Split(columns["review_id"], columns["text"], columns["label"], manifest["labels"])
+
+
+def read_train(data_dir: Path) -> Split | ShardedSplit:
+    """The train split after the same checks as ``read_split``: in memory, or as shards where it has some."""
+    manifest = read_manifest(data_dir)
+    files = train_files(manifest)
+    if files == ["train.parquet"]:
+        return read_split(data_dir, "train")
+    if problem := damaged_file(data_dir, manifest, files):
+        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+    return ShardedSplit(
+        {data_dir / name: manifest["files"][name]["sha256"] for name in files}, manifest["labels"]
+    )
 
 
 def carve(split: Split, per_genre: int) -> tuple[Split, Split]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from goodreads.cli import InputError, Progress, log
 from goodreads.files import atomic_path, sha256_lines
-from goodreads.splits import Split, content_sha256
+from goodreads.splits import ShardedSplit, Split, content_sha256
 
 FORMAT = "1"
 CHUNK = 1000  # reviews tokenized at once
@@ -119,7 +120,7 @@ def tokenize(
 
 
 def load_or_tokenize(
-    data_dir: Path, name: str, split: Split, tokenizer: Any, max_length: int
+    data_dir: Path, name: str, split: Split | ShardedSplit, tokenizer: Any, max_length: int
 ) -> TokenizedReviews:
     """The split tokenized, from ``tokens_NAME.safetensors`` in the data folder if that is of the same
     reviews, tokenizer and length, and undamaged; else made and left there for the next run.
@@ -131,6 +132,8 @@ def load_or_tokenize(
         tokenizer: a fast Hugging Face tokenizer.
         max_length: tokens kept of a review.
     """
+    if isinstance(split, ShardedSplit):
+        return _sharded(data_dir, split, tokenizer, max_length)
     path = data_dir / f"tokens_{name}.safetensors"
     key = sha256_lines(
         [
@@ -197,3 +200,61 @@ def _read(path: Path, key: str) -> TokenizedReviews | None:
         return None
     lengths, labels = arrays.pop("lengths"), arrays.pop("labels")
     return TokenizedReviews(arrays, lengths, labels)
+
+
+class _Spliced:
+    """One column of several mapped files as if it were one array; a slice lies within one of them."""
+
+    def __init__(self, parts: Sequence[Any], ends: Sequence[int]) -> None:
+        self._parts, self._ends = parts, ends
+
+    def __getitem__(self, place: slice) -> NDArray[np.int32]:
+        part = bisect_right(self._ends, place.start)
+        begin = self._ends[part - 1] if part else 0
+        found: NDArray[np.int32] = self._parts[part][place.start - begin : place.stop - begin]
+        return found
+
+
+def _sharded(data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: int) -> TokenizedReviews:
+    """Shards streamed through ``datasets`` and tokenized one by one, their tokens in a mapped file each.
+
+    A run that was interrupted goes on with the shard it had reached. In memory are 16 bytes per review, and
+    one shard's tokens while they are made or checked.
+
+    Raises:
+        InputError: the tokens cannot be written: more than the memory may hold has to be on the disk.
+    """
+    from safetensors import safe_open
+
+    same = [FORMAT, tokenizer_sha256(tokenizer), str(max_length)]
+    files, lengths, labels = [], [], []
+    progress = Progress("tokenize", len(split.shards), "shards")
+    for shard, sha256 in split.shards.items():
+        path, key = data_dir / "tokens" / f"{shard.stem}.safetensors", sha256_lines([*same, sha256])
+        found = _read(path, key)
+        if found is None:
+            found = _tokenize_shard(shard, tokenizer, max_length)
+            _write(path, key, found)
+        files.append(safe_open(path, "np"))
+        lengths.append(np.array(found.lengths, np.int64))
+        labels.append(found.labels)
+        progress.update(1)
+    progress.close()
+    ends = np.cumsum([part.sum() for part in lengths]).tolist()
+    names = [name for name in files[0].keys() if name not in ("lengths", "labels")]  # noqa: SIM118
+    columns: dict[str, Any] = {
+        name: _Spliced([file.get_slice(name) for file in files], ends) for name in names
+    }
+    return TokenizedReviews(columns, np.concatenate(lengths), np.concatenate(labels))
+
+
+def _tokenize_shard(shard: Path, tokenizer: Any, max_length: int) -> TokenizedReviews:
+    from datasets import load_dataset
+
+    stream = load_dataset("parquet", data_files=str(shard), split="train", streaming=True)
+    texts: list[str] = []
+    labels: list[int] = []
+    for batch in stream.select_columns(["text", "label"]).iter(batch_size=CHUNK):
+        texts += batch["text"]
+        labels += batch["label"]
+    return tokenize(tokenizer, texts, labels, max_length, show=False)
