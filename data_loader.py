@@ -116,6 +116,7 @@ def _load_all(
     test, origin = read_split(test_from, "test"), read_manifest(test_from)
     held_out = shards.HeldOut.of(test.review_ids, test.texts)
     labels = sorted(parameters.genres)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps more of what eight threads have freed
     if force:
         shards.forget_progress(output_dir)
 

@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import socket
 import subprocess
@@ -35,6 +34,7 @@ import orjson
 import requests
 from isal import isal_zlib
 
+from data_loader import load
 from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
 from goodreads.labels import GENRES, parse_genres
 from goodreads.protocol import Parameters, sample_genres
@@ -225,27 +225,49 @@ def ratio(seconds: dict[str, list[float]], way: str, to: str) -> float:
 # whole files
 
 
-def whole(folder: str, per_genre_all: bool, queue: Any) -> None:
-    """In a process of its own: read a genre of ``WHOLE`` reviews; its resources go to the queue."""
-    genre = "children"
-    size = (Path(folder) / name(genre)).stat().st_size
-    started = time.perf_counter()
-    if per_genre_all:
-        with tempfile.TemporaryDirectory() as out:
-            shards = Shards(Path(out), genre, 0, {})
-            stream = Stream(Source(folder), genre, Event())
-            shards.fill(stream, None, HeldOut.of([], []), BadLines(), Progress(genre, WHOLE, "reviews"))
-            lines = shards.state.lines
-    else:
-        parameters = Parameters(source=folder, genres=(genre,), head=None)
-        lines = sample_genres(parameters, Source(folder))[genre].lines
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    queue.put(
-        {
-            "lines": lines, "compressed_mb": size / 1e6, "wall_s": time.perf_counter() - started,
-            "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": peak_bytes() / 1e6,
-        }
-    )  # fmt: skip
+def in_own_process(work: Callable[..., int], *arguments: Any) -> dict[str, float]:
+    """Run ``work``, which returns the reviews it read; its time and memory."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_measured, args=(queue, work, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise InputError(f"{work.__name__} failed with exit status {process.exitcode}")
+    figures: dict[str, float] = queue.get()
+    return figures
+
+
+def _measured(queue: Any, work: Callable[..., int], *arguments: Any) -> None:
+    log.setLevel("WARNING")
+    started, before = time.perf_counter(), time.process_time()
+    reviews = work(*arguments)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - before
+    queue.put({"reviews": reviews, "wall_s": seconds, "cpu_s": cpu, "peak_mb": peak_bytes() / 1e6})
+
+
+def head_all(folder: str) -> int:
+    """Sample a genre of ``WHOLE`` reviews."""
+    parameters = Parameters(source=folder, genres=("children",), head=None)
+    return sample_genres(parameters, Source(folder))["children"].lines
+
+
+def per_genre_all(folder: str, out: str) -> int:
+    """Write all of a genre of ``WHOLE`` reviews as shards."""
+    shards = Shards(Path(out), "children", 0, {})
+    stream = Stream(Source(folder), "children", Event())
+    shards.fill(stream, None, HeldOut.of([], []), BadLines(), Progress("children", WHOLE, "reviews"))
+    return shards.state.lines
+
+
+def eight_genres_all(folder: str, out: str) -> int:
+    """Sample eight genres, then write all of them but the test split as shards."""
+    data = Path(out) / "data"
+    made = load(Parameters(source=folder), data)
+    content = made["splits"]["test"]["content_sha256"]
+    everything = Parameters(folder, head=None, per_genre=None, train_per_genre=None, test_split=content)
+    made = load(everything, Path(out) / "everything", test_from=data)
+    return sum(entry["reviews_read"] for entry in made["read"].values())
 
 
 def peak_bytes() -> int:
@@ -254,26 +276,29 @@ def peak_bytes() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def read_whole(small: Path, scratch: Path, per_genre_all: bool) -> dict[str, float]:
-    """Figures of reading ``WHOLE`` reviews: the generated genre's file, over and over as gzip members."""
-    big = scratch / "whole"
-    if not big.exists():
-        big.mkdir()
-        content = (small / name("children")).read_bytes()
-        copies = -(-WHOLE // REVIEWS)
-        with (big / name("children")).open("wb") as file:
-            for _ in range(copies):
-                file.write(content)
-    text = len(gzip.decompress((small / name("children")).read_bytes())) * -(-WHOLE // REVIEWS)
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=whole, args=(str(big), per_genre_all, queue))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise InputError(f"reading whole files failed with exit status {process.exitcode}")
-    figures: dict[str, float] = queue.get()
-    return {**figures, "text_mb": text / 1e6, "text_mb_per_cpu_s": text / 1e6 / figures["cpu_s"]}
+def read_whole(small: Path, scratch: Path) -> dict[str, dict[str, float]]:
+    """Figures of reading whole files.
+
+    ``WHOLE`` reviews are the generated ones over and over, as gzip members.
+    """
+    content = (small / name("children")).read_bytes()
+    big, copies = scratch / "whole", -(-WHOLE // REVIEWS)
+    big.mkdir()
+    with (big / name("children")).open("wb") as file:
+        for _ in range(copies):
+            file.write(content)
+    text = len(gzip.decompress(content))
+    figures = {}
+    for work, folder, size in (
+        (head_all, big, copies * text),
+        (per_genre_all, big, copies * text),
+        (eight_genres_all, small, len(GENRES) * text),
+    ):
+        with tempfile.TemporaryDirectory(dir=scratch) as out:
+            found = in_own_process(work, str(folder), *([] if work is head_all else [out]))
+        found |= {"text_mb": size / 1e6, "text_mb_per_cpu_s": size / 1e6 / found["cpu_s"]}
+        figures[work.__name__] = found
+    return figures
 
 
 # parsers and decompressors
@@ -324,8 +349,7 @@ def measure(folder: Path, scratch: Path, repeats: int) -> dict[str, Any]:
                 "reference_to_ours": ratio(seconds, "reference", "ours"),
                 "ours_to_igzip": ratio(seconds, "ours", "igzip alone"),
             }
-    figures["head_all"] = read_whole(folder, scratch, per_genre_all=False)
-    figures["per_genre_all"] = read_whole(folder, scratch, per_genre_all=True)
+    figures |= read_whole(folder, scratch)
     figures["parts"] = parts(folder, repeats)
     return figures
 
@@ -340,11 +364,11 @@ def table(figures: dict[str, Any]) -> str:
         seconds = ", ".join(f"{way} {value:.3f} s" for way, value in entry["seconds"].items())
         lines.append(f"{line:<10}{seconds}; {entry['reference_to_ours']:.1f}x the reference (bar {limit}x)")
     lines.append(f"          on loopback {figures['loopback']['ours_to_igzip']:.2f}x igzip alone (bar 1.5x)")
-    for key in ("head_all", "per_genre_all"):
+    for key, bar in (("head_all", " (bar 150)"), ("per_genre_all", ""), ("eight_genres_all", "")):
         f = figures[key]
         lines.append(
-            f"{key}: {f['lines']:,} reviews, {f['text_mb']:,.0f} MB of text in {f['wall_s']:.1f} s, "
-            f"{f['text_mb_per_cpu_s']:.0f} MB per core second (bar 150), peak {f['peak_mb']:.0f} MB (bar 400)"
+            f"{key}: {f['reviews']:,} reviews, {f['text_mb']:,.0f} MB of text in {f['wall_s']:.1f} s, "
+            f"{f['text_mb_per_cpu_s']:.0f} MB per core second{bar}, peak {f['peak_mb']:.0f} MB (bar 400)"
         )
     lines += [
         f"{way:<10}{value * 1e3:8.1f} ms per {HEAD:,} reviews" for way, value in figures["parts"].items()

@@ -22,7 +22,7 @@ from goodreads.source import Stream
 from goodreads.splits import SCHEMA
 
 SHARD_ROWS = 100_000
-GROUP_ROWS = 4_096  # rows held in memory, and of one Parquet row group
+GROUP_ROWS = 2_048  # rows held in memory, and of one Parquet row group
 REPORTED = ("empty_texts", "very_short_texts", "held_out_by_review_id", "held_out_by_text")
 
 
