@@ -79,11 +79,13 @@ def start(engine: str, image: str, runs: int = 5) -> None:
         command = [engine, "run", "--rm", "--network", "none", "--cpus", "2", image]
         started = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr or ():
-                first += [time.monotonic() - started] if len(first) == len(device) else []
-                if "device:" in line:
-                    device.append(time.monotonic() - started)
-                    process.terminate()
+            assert process.stderr
+            process.stderr.readline()
+            first.append(time.monotonic() - started)
+            while "device:" not in process.stderr.readline():
+                pass
+            device.append(time.monotonic() - started)
+            process.terminate()
     print(f"\nStart, median of {runs}: first log line after {sorted(first)[runs // 2]:.1f} s, ", end="")
     print(f"PyTorch imported and the device named after {sorted(device)[runs // 2]:.1f} s.")
 
