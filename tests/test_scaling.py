@@ -99,7 +99,8 @@ def assert_same(found: Run, expected: Run) -> None:
         assert mine.keys() == theirs.keys()
         assert mine == pytest.approx(theirs, rel=1e-5)
     for name, weight in weights_0.items():
-        assert (weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
+        # a key's bias gets nothing but rounding, since softmax takes away what all scores share
+        assert (weights[name] - weight).norm() <= 1e-5 * weight.norm() + 1e-9, name
 
 
 @pytest.mark.parametrize(
