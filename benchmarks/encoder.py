@@ -143,7 +143,7 @@ def report(title: str, rows: list[tuple[str, float, str]], document: dict[str, A
     print(f"{title}; {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     width = max(len(name) for name, _, _ in rows)
     for name, value, bar in rows:
-        print(f"{name:<{width}} {value:>12,.2f}   {bar}")
+        print(f"{name:<{width}} {value:>12,.4g}   {bar}")
     print(json.dumps(document))
 
 
