@@ -64,14 +64,13 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
         InputError: an option, the data, the model or a folder is not usable.
         Interrupted: a signal stopped the run after a checkpoint was saved.
     """
-    import torch
     import transformers
 
     from goodreads import modelling, runtime
     from goodreads.arguments import complete
     from goodreads.model_folder import check_replaceable, save
     from goodreads.tokens import load_or_tokenize
-    from goodreads.training import discard_checkpoints, last_checkpoint
+    from goodreads.training import discard_checkpoints, last_checkpoint, leave_group
     from goodreads.training_log import training_record
 
     transformers.logging.set_verbosity_error()  # that the classifier's weights are new is no news here
@@ -109,10 +108,9 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     announce(device, arguments, plan, trainer)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     phases.end("train")
+    leave_group(trainer)
     if stop.received and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(stop.received, f"checkpoint-{trainer.state.global_step} saved; go on with --resume")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # an exit in the middle of its threads would abort
     if rank:
         return
 
@@ -175,23 +173,24 @@ def build_trainer(
     """
     from transformers import PrinterCallback
 
-    from goodreads import training
+    from goodreads import callbacks
     from goodreads.tokens import Padding
+    from goodreads.training import GenreTrainer
 
     # beside the results, since the checkpoint folder goes when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(options.results_dir / "tensorboard"))
-    stop = training.StopOnSignal()
-    callbacks: list[Any] = [training.LogEpochEnd(), stop]
+    stop = callbacks.StopOnSignal()
+    listeners: list[Any] = [callbacks.LogEpochEnd(), stop]
     if "validation" in encoded and options.early_stopping_patience:
-        callbacks.append(training.StopOnValidation(options.early_stopping_patience))
+        listeners.append(callbacks.StopOnValidation(options.early_stopping_patience))
     try:
-        trainer = training.GenreTrainer(
+        trainer = GenreTrainer(
             model=model,
             args=arguments,
             train_dataset=encoded["train"],
             eval_dataset={name: encoded[name] for name in ("validation", "test") if name in encoded},
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=listeners,
             plan=plan,
             padding=Padding.of(tokenizer),
             fingerprint=fingerprint,
@@ -200,10 +199,10 @@ def build_trainer(
         if not arguments.report_to:
             raise
         raise InputError(f"--report_to {' '.join(arguments.report_to)}: {error}") from error
-    trainer.add_callback(training.BatchOrderCallback(trainer.order))
+    trainer.add_callback(callbacks.BatchOrderCallback(trainer.order))
     if arguments.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(training.PlainLog())
+        trainer.add_callback(callbacks.PlainLog())
     return trainer, stop
 
 

@@ -5,9 +5,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-# tokens a device scores at once, padding included: more do not score faster but take memory
-SCORING_TOKENS = {"cuda": 65_536, "mps": 8_192, "cpu": 2_048}
 POOL_BATCHES = 50  # batches drawn at random before they are sorted, as in transformers' group_by_length
+
+
+def scoring_tokens(device_type: str) -> int:
+    """Tokens a device scores at once, padding included.
+
+    On a CPU few, for their activations to stay in its caches: 512 a thread were the fastest, and above 2,048
+    glibc gives each layer's memory back and page faults cost more than the products (docs/performance.md).
+    """
+    if device_type == "cpu":
+        return min(2_048, 512 * torch.get_num_threads())
+    return 65_536 if device_type == "cuda" else 8_192
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:

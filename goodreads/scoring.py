@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from goodreads.batches import SCORING_TOKENS, longest_first, token_budget_batches
+from goodreads.batches import longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, Progress
 from goodreads.model_folder import check_complete
 from goodreads.tokens import Padding, TokenizedReviews, tokenize
@@ -95,11 +95,12 @@ def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.floa
         chosen = [texts[i] for i in part]
         return tokenize(classifier.tokenizer, chosen, [0] * len(part), classifier.max_length, show=False)
 
+    budget = scoring_tokens(model.device.type)
     progress = Progress("score", len(texts), "reviews")
     with ThreadPoolExecutor(1) as ahead, torch.inference_mode():
         for part, reviews in zip(parts, ahead.map(tokenized, parts)):
             tokens += sum(reviews.lengths)
-            for batch in token_budget_batches(reviews.lengths, SCORING_TOKENS[model.device.type]):
+            for batch in token_budget_batches(reviews.lengths, budget):
                 inputs = reviews.batch(batch, padding, model.device)
                 del inputs["labels"]
                 logits[[part[i] for i in batch]] = model(**inputs).logits.float().cpu().numpy()

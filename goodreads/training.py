@@ -5,8 +5,8 @@ an order that depends on the seed and the epoch alone; a signal saves a checkpoi
 only once it is complete.
 """
 
+import gc
 import shutil
-import signal
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from goodreads.arguments import BatchPlan
-from goodreads.batches import SCORING_TOKENS, LengthGroupedBatches, longest_first, token_budget_batches
+from goodreads.batches import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, log
 from goodreads.files import read_json, write_json
 from goodreads.metrics import classification_metrics
@@ -205,7 +205,7 @@ class GenreTrainer(Trainer):
         reviews, self.callback_handler.eval_dataloader = dataloader, None
         model = self.model.eval()
         logits = torch.zeros(len(reviews), model.config.num_labels, device=self.args.device)
-        batches = token_budget_batches(reviews.lengths, SCORING_TOKENS[self.args.device.type])
+        batches = token_budget_batches(reviews.lengths, scoring_tokens(self.args.device.type))
         with torch.inference_mode():
             for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 inputs = reviews.batch(part, self.padding, self.args.device)
@@ -225,94 +225,6 @@ class GenreTrainer(Trainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             write_json(folder / COMPLETE, self.fingerprint)
-
-
-class BatchOrderCallback(TrainerCallback):
-    """Tells the batch order which epoch it is, resumed or not."""
-
-    def __init__(self, order: LengthGroupedBatches) -> None:
-        self.order = order
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch, counted from 0."""
-        self.order.epoch = int(state.epoch or 0)
-
-
-class StopOnSignal(TrainerCallback):
-    """SIGINT and SIGTERM: finish the step, save a checkpoint, stop. A second signal kills at once.
-
-    At the last step of an epoch the epoch's evaluation comes first, so that the checkpoint has its record.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the signals over."""
-        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.received = number
-        log.warning(
-            "%s: saving a checkpoint after this step; again to stop at once", signal.Signals(number).name
-        )
-        for each in self.SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop, unless the epoch ends with this step."""
-        if self.received and state.epoch != int(state.epoch):
-            control.should_save = control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a stop within the epoch, nothing more; at its regular end, evaluate, save and stop."""
-        if self.received and state.epoch != int(state.epoch):
-            control.should_evaluate = control.should_save = control.should_log = False
-        elif self.received:
-            control.should_save = control.should_training_stop = True
-
-
-class LogEpochEnd(TrainerCallback):
-    """Logs the loss at the end of each epoch, so that no logged mean spans two."""
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for the log."""
-        control.should_log = True
-
-
-class PlainLog(TrainerCallback):
-    """One readable line per log entry, for runs without a terminal."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Print the entry on the main process."""
-        if not state.is_world_process_zero:
-            return
-        place = f"epoch {state.epoch or 0:.2f}, step {state.global_step}/{state.max_steps}"
-        if "loss" in logs:
-            log.info("%s: loss %.4f, learning rate %.2e", place, logs["loss"], logs["learning_rate"])
-        for split in ("validation", "test"):
-            if f"eval_{split}_loss" in logs:
-                loss, accuracy = logs[f"eval_{split}_loss"], logs[f"eval_{split}_accuracy"]
-                log.info("%s: %s loss %.4f, accuracy %.4f", place, split, loss, accuracy)
-
-
-class StopOnValidation(EarlyStoppingCallback):
-    """Early stopping that looks at the validation split and is silent about the other."""
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
-    ) -> None:
-        """Count only evaluations that have the deciding metric."""
-        if args.metric_for_best_model in metrics:
-            super().on_evaluate(args, state, control, metrics, **kwargs)
 
 
 def last_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> Path:
@@ -338,3 +250,16 @@ def discard_checkpoints(folder: Path) -> None:
     if folder.exists():
         log.info("removing the checkpoints in %s", folder)
         shutil.rmtree(folder)
+
+
+def leave_group(trainer: Trainer) -> None:
+    """End the exchange between processes, if there is one.
+
+    All that uses it must be gone by then: threads that are still there when Python exits abort the process.
+    """
+    if torch.distributed.is_initialized():
+        trainer.model_wrapped = trainer.model
+        trainer.callback_handler.optimizer = trainer.optimizer = None
+        trainer.accelerator.free_memory()  # drops the wrapped model, and collects garbage
+        gc.collect()
+        torch.distributed.destroy_process_group()
