@@ -29,7 +29,7 @@ sample-hub:
 	$(RUN) plot_results.py --results-dir sample/results
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-images: $(VENV)/installed
 	$(RUN) -m pytest tests/images

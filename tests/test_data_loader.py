@@ -524,6 +524,7 @@ def test_a_server_that_is_down_is_one_line_that_says_so(tmp_path: Path) -> None:
             "is truncated",
         ),
     ],
+    ids=["empty", "plain", "no fields", "truncated"],
 )
 def test_a_bad_local_file_is_one_line_that_names_it(
     tmp_path: Path, files: Path, content: bytes, fragment: str
