@@ -90,9 +90,9 @@ class Download:
     def _pause(self, broken: _Broken, failures: int) -> None:
         place = f"{self.url}: {broken} at byte {self.position:,}"
         if failures > self._limits.retries:
-            raise InputError(
-                f"{place}, {failures} times; check the network and --source, then run again"
-            ) from None
+            times = "once" if failures == 1 else f"{failures} times"
+            advice = "check the network and --source, then run again"
+            raise InputError(f"{place}, {times}; {advice}") from None
         if broken.after > LONGEST_WAIT:
             raise InputError(f"{place}; the server asks to come back in {broken.after:,.0f} s") from None
         pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)

@@ -505,6 +505,15 @@ def test_a_bad_file_on_the_server_is_one_line_that_names_it(
     assert_nothing_written(tmp_path)
 
 
+def test_patience_with_the_network_can_be_chosen(tmp_path: Path, files: Path) -> None:
+    answers: dict[str, Answer | list[Answer]] = {gz("poetry"): [Answer(stall_at=20_000, stall=4)]}
+    with FileServer(files, answers=answers) as server:
+        result = load(server.url, *TWO, "--timeout", 1, "--retries", 0, cwd=tmp_path)
+        assert_one_line_error(result, "at byte 20,000, once; check the network")
+        answers[gz("poetry")] = [Answer(stall_at=20_000, stall=4)]
+        succeeded(load(server.url, *TWO, "--timeout", 1, cwd=tmp_path))
+
+
 def test_a_server_that_is_down_is_one_line_that_says_so(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
