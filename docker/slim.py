@@ -39,6 +39,8 @@ NOT_NEEDED = (
     "pip-*",
 )
 
+KEPT = ("nvidia", "triton")  # of the CUDA builds, which compile for the GPU at run time
+
 
 def main() -> None:
     """Remove, compile, and say what was gained."""
@@ -46,6 +48,8 @@ def main() -> None:
     before = size(packages)
     for pattern in NOT_NEEDED:
         for path in sorted(packages.glob(pattern)):
+            if path.relative_to(packages).parts[0] in KEPT:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -3,12 +3,12 @@
 No message made here can hold the token: errors name the call, the status and the server's own reason.
 """
 
-import glob
 import hashlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,12 +169,8 @@ def download(repo: str, revision: str | None, cache: Path, folder: Path) -> dict
             distrust(storage, info.sha, {name: wanted[name] for name in missing})
         except OSError as error:
             raise InputError(f"the model cache {cache} cannot be written: {error.strerror}") from None
-        attempt(
-            what,
-            lambda: api.snapshot_download(
-                repo, revision=info.sha, cache_dir=cache, allow_patterns=[glob.escape(n) for n in missing]
-            ),
-        )
+    for name in missing:  # one by one: snapshot_download may answer with an incomplete folder
+        attempt(what, partial(api.hf_hub_download, repo, name, revision=info.sha, cache_dir=cache))
     folder.mkdir()
     for name in sorted(wanted):
         if name in missing and not wanted[name].is_same_as(snapshot / name):
@@ -214,7 +210,7 @@ def distrust(storage: Path, commit: str, files: dict[str, RemoteFile]) -> None:
     Raises:
         OSError: the cache cannot be written to.
     """
-    (storage / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    storage.mkdir(parents=True, exist_ok=True)
     (storage / "trees" / f"{commit}.json").unlink(missing_ok=True)
     for name, file in files.items():
         (storage / "snapshots" / commit / name).unlink(missing_ok=True)

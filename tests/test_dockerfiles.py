@@ -149,6 +149,7 @@ def test_slimming_takes_what_is_not_needed_and_compiles_the_rest(tmp_path: Path)
         "torch/lib/libtorch.so",
         "torch/bin/torch_shm_manager",
         "torch/testing/__init__.py",
+        "nvidia/cu13/include/cuda.h",
     )
     drop = ("torch/include/ATen.h", "torch/bin/protoc", "torch/bin/test_api", "pandas/tests/test_a.py")
     for name in (*keep, *drop):

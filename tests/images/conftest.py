@@ -21,9 +21,9 @@ from tests.loopback import FileServer
 from tests.loopback_hub import LoopbackHub, Token
 
 TOKEN, REPO = "hf_writeSECRET", "ada/genres"
-USER = os.getuid() or 10001  # root gives the mounted folders to the images' own user
+USER, GROUP = os.getuid() or 10001, os.getgid() or 10001  # root gives the folders to the images' own user
 HARDENED = (
-    f"--rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --user {USER}"
+    f"--rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --user {USER}:{GROUP}"
 ).split()
 
 
@@ -55,7 +55,7 @@ class Engine:
 def give(path: Path) -> None:
     """Make the containers' user its owner."""
     if os.getuid() == 0:
-        os.chown(path, USER, USER)
+        os.chown(path, USER, GROUP)
 
 
 class World:

@@ -194,11 +194,15 @@ def test_sigterm_stops_pid_1_within_two_seconds(
     before = {path: path.read_bytes() for path in results.iterdir()}
     mounts = ["-v", f"{results}:/app/results", "-v", f"{large}:/app/model:ro"]
     command = engine.run_command(images["local"], before=["--name", name, *mounts])
+    started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
-        while after not in (line := process.stderr.readline()):
+        line = process.stderr.readline()
+        assert time.monotonic() - started < 5, "the first log line came late"
+        while after not in line:
             assert line, "it ended before"
+            line = process.stderr.readline()
         time.sleep(0.5)
         sent = time.monotonic()
         assert engine("kill", "--signal", "TERM", name).returncode == 0
