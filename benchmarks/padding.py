@@ -83,7 +83,8 @@ def attend_unpadded(
         starts = torch.tensor([0, *ends], dtype=torch.int32).to(query.device, non_blocking=True)
         longest = max(b - a for a, b in zip([0, *ends], ends))
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return varlen_attn(q, k, v, starts, starts, longest, longest)[None], None
+        attended: Any = varlen_attn(q, k, v, starts, starts, longest, longest)
+        return attended[None], None
     spans = [slice(a, b) for a, b in zip([0, *ends], ends)]
     parts = [
         scaled_dot_product_attention(query[:, :, span], key[:, :, span], value[:, :, span]) for span in spans

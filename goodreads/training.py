@@ -24,7 +24,17 @@ from goodreads.files import read_json, write_json
 from goodreads.metrics import classification_metrics
 from goodreads.tokens import Padding
 
+SDPA = ("distilbert", "sdpa")  # a model that takes a mask for sdpa as it is
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint is not used
+
+
+def square_mask(mask: torch.Tensor) -> torch.Tensor:
+    """What transformers makes of a mask of shape (b, n) for sdpa: booleans of shape (b, 1, n, n).
+
+    It would look first whether there is padding at all, and the host would wait for the GPU at every step.
+    """
+    length = mask.shape[1]
+    return mask.bool()[:, None, None, :].expand(-1, 1, length, length)
 
 
 def mean_loss(
@@ -133,6 +143,9 @@ class GenreTrainer(Trainer):
         inputs = self.train_dataset.batch(indices, self.padding, self.args.device)
         if not counts:
             inputs["labels"].fill_(-100)
+        config = self.model.config
+        if self.args.device.type == "cuda" and (config.model_type, config._attn_implementation) == SDPA:
+            inputs["attention_mask"] = square_mask(inputs["attention_mask"])
         with self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=reviews)
         self.accelerator.backward(loss)
