@@ -21,7 +21,6 @@ from goodreads.arguments import BatchPlan
 from goodreads.batches import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, log
 from goodreads.files import read_json, write_json
-from goodreads.metrics import classification_metrics
 from goodreads.tokens import Padding
 
 SDPA = ("distilbert", "sdpa")  # a model that takes a mask for sdpa as it is
@@ -215,6 +214,8 @@ class GenreTrainer(Trainer):
         The batches do not depend on the processes either; each scores every n-th one, and their logits meet
         in a sum with zeros, which changes no bit.
         """
+        from goodreads.metrics import classification_metrics  # 2 s, which a run without evaluation saves
+
         reviews, self.callback_handler.eval_dataloader = dataloader, None
         model = self.model.eval()
         logits = torch.zeros(len(reviews), model.config.num_labels, device=self.args.device)
