@@ -91,6 +91,21 @@ def review_lengths(n: int) -> tuple[list[int], str]:
     return chosen.tolist(), source
 
 
+def typical_draw(lengths: Sequence[int], n: int, batch: int) -> list[int]:
+    """n of the lengths in a random order that pads as much as most do, in batches as they come.
+
+    Of 101 draws the one whose padded batches have the median number of FLOPs: a few batches differ much.
+    """
+    rng = np.random.default_rng(5)
+    draws = [rng.choice(lengths, n).tolist() for _ in range(101)]
+
+    def work(draw: list[int]) -> float:
+        parts = [draw[i : i + batch] for i in range(0, n, batch)]
+        return sum(forward_flops("base", [max(part)] * len(part)) for part in parts)
+
+    return sorted(draws, key=work)[50]
+
+
 def texts_of(lengths: Sequence[int], shape: str) -> list[str]:
     """Texts with that many tokens each, [CLS] and [SEP] included."""
     rng = np.random.default_rng(2)

@@ -26,6 +26,7 @@ from goodreads.cli import Parser, positive_int, run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REVIEWS = {"cpu": (16, 64, 256), "cuda": (256, 1_600, 1_600)}  # reference, pipeline, this project
+PIPELINE_BATCH = 16
 BARS = {  # of the CPU, on two cores; ratios
     "float32_per_reference": 4.0,
     "bfloat16_per_reference": 9.0,
@@ -91,7 +92,8 @@ class Ways:
         trainer = Trainer(model=plain.model, args=arguments, eval_dataset=rows)
         self.reference = trainer.evaluate
         pipe = pipeline("text-classification", model=plain.model, tokenizer=plain.tokenizer, device=device)
-        self.pipeline = lambda: pipe(self.texts[: counts[1]], batch_size=16, truncation=True)
+        mixed = encoder.texts_of(encoder.typical_draw(lengths, counts[1], PIPELINE_BATCH), shape)
+        self.pipeline = partial(pipe, mixed, batch_size=PIPELINE_BATCH, truncation=True)
 
     def warm_up(self) -> None:
         """A few reviews each way, so that nothing is done for the first time while it is timed."""
