@@ -97,7 +97,7 @@ def typical_draw(lengths: Sequence[int], n: int, batch: int) -> list[int]:
     Of 101 draws the one whose padded batches have the median number of FLOPs: a few batches differ much.
     """
     rng = np.random.default_rng(5)
-    draws = [rng.choice(lengths, n).tolist() for _ in range(101)]
+    draws: list[list[int]] = [rng.choice(lengths, n).tolist() for _ in range(101)]
 
     def work(draw: list[int]) -> float:
         parts = [draw[i : i + batch] for i in range(0, n, batch)]
