@@ -5,6 +5,7 @@ reviews are words of one token each, as many as the real reviews in ../shared/go
 those, lengths come from a log-normal that was fitted to them (``LOG_NORMAL``).
 """
 
+import argparse
 import gzip
 import json
 import platform
@@ -136,15 +137,36 @@ def matmul_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
     return repeats * 2 * size**3 / median(seconds(products, device) for _ in range(7))
 
 
+class Clock:
+    """What is measured: wall time, or the processor time of one thread."""
+
+    now = staticmethod(time.perf_counter)
+
+    @classmethod
+    def use_cpu_time(cls) -> None:
+        """From now on one thread and its processor time, which other users of the machine hardly change."""
+        torch.set_num_threads(1)
+        cls.now = staticmethod(time.thread_time)
+
+
+def add_clock_option(parser: argparse.ArgumentParser) -> None:
+    """The option for machines that others use too."""
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread, and its processor time instead of wall time: for a machine that others use too",
+    )
+
+
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """Wall time of ``work``, until the device has done it too."""
+    """Time of ``work``, until the device has done it too."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = Clock.now()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return Clock.now() - start
 
 
 def summarize(runs: list[dict[str, float]]) -> dict[str, float]:

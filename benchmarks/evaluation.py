@@ -42,6 +42,8 @@ def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     if options.memory_of:
         return measure_memory(options)
     counts = options.reviews or REVIEWS[device]
@@ -157,6 +159,7 @@ def _options() -> argparse.Namespace:
         help="scored the reference's way, by the pipeline and by this project; by the device if not given",
     )
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 

@@ -36,6 +36,8 @@ def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     lengths, source = encoder.review_lengths(BATCH[device] * EPOCH)
     vocabulary = encoder.SHAPES[options.shape][-1]
     ids = np.random.default_rng(4).integers(5, vocabulary, sum(lengths)).astype(np.int32)
@@ -140,6 +142,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive_int, default=3, help="times that both ways are run")
     parser.add_argument("--steps", type=positive_int, default=8, help="effective batches in a run")
     parser.add_argument("--shape", choices=encoder.SHAPES, default="base", help="of the model")
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 

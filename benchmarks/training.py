@@ -61,13 +61,15 @@ class Stopwatch(TrainerCallback):
         if state.global_step in (self.first, self.last):
             if self.device == "cuda":
                 torch.cuda.synchronize()
-            self.seconds = time.perf_counter() - self.seconds
+            self.seconds = encoder.Clock.now() - self.seconds
 
 
 def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         encoder.save_model(options.shape, folder / "start")
@@ -210,6 +212,7 @@ def _options() -> argparse.Namespace:
         metavar="N",
         help="timed the reference's way and this project's; by the device if not given",
     )
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 
