@@ -79,8 +79,8 @@ class Ways:
         self.shape, self.lengths, self.counts, self.device = shape, lengths, counts, device
         self.texts = encoder.texts_of(lengths, shape)
         self.models = {name: scoring.load_classifier(folder, name, device) for name in DTYPES}
-        plain = scoring.load_classifier(folder, "float32", device)
-        padded = plain.tokenizer(
+        plain, tokenizer = encoder.load_plain(folder, device)
+        padded = tokenizer(
             self.texts[: counts[0]], padding="max_length", truncation=True, max_length=encoder.MAX_LENGTH
         )
         rows = [{"input_ids": a, "attention_mask": b, "labels": 0} for a, b in zip(*padded.values())]
@@ -91,9 +91,9 @@ class Ways:
             disable_tqdm=True,
             use_cpu=device == "cpu",
         )
-        trainer = Trainer(model=plain.model, args=arguments, eval_dataset=rows)
+        trainer = Trainer(model=plain, args=arguments, eval_dataset=rows)
         self.reference = trainer.evaluate
-        pipe = pipeline("text-classification", model=plain.model, tokenizer=plain.tokenizer, device=device)
+        pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, device=device)
         mixed = encoder.texts_of(encoder.typical_draw(lengths, counts[1], PIPELINE_BATCH), shape)
         self.pipeline = partial(pipe, mixed, batch_size=PIPELINE_BATCH, truncation=True)
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from benchmarks import encoder
-from goodreads import runtime, scoring
+from goodreads import runtime
 from goodreads.arguments import MICRO_TOKENS
 from goodreads.batches import LengthGroupedBatches, token_budget_batches
 from goodreads.cli import Parser, positive_int, run
@@ -45,7 +45,7 @@ def main() -> None:
     AttentionInterface.register("unpadded", attend_unpadded)
     with tempfile.TemporaryDirectory() as temporary:
         encoder.save_model(options.shape, Path(temporary))
-        model = scoring.load_classifier(Path(temporary), "float32", device).model
+        model = encoder.load_plain(Path(temporary), device)[0].eval()
     batches = LengthGroupedBatches(lengths, BATCH[device], seed=42)
     parts = [
         [batch[i] for i in part]

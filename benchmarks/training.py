@@ -128,7 +128,7 @@ def common(folder: Path, steps: int, device: str) -> dict[str, Any]:
 
 def reference_way(folder: Path, shape: str, batch: int, steps: int, device: str) -> float:
     """Seconds of the timed steps: every review padded to 512 tokens, float32, all of the batch at once."""
-    classifier = scoring.load_classifier(folder / "start", "float32", device)
+    model, _ = encoder.load_plain(folder / "start", device)
     vocabulary = encoder.SHAPES[shape][-1]
     ids = np.random.default_rng(3).integers(5, vocabulary, (batch, encoder.MAX_LENGTH))
     rows = [
@@ -142,7 +142,7 @@ def reference_way(folder: Path, shape: str, batch: int, steps: int, device: str)
         **common(folder, steps, device),
     )
     torch.backends.cuda.matmul.allow_tf32 = False
-    trainer = Trainer(model=classifier.model, args=arguments, train_dataset=rows, callbacks=[watch])
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[watch])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return watch.seconds

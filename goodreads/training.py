@@ -21,6 +21,7 @@ from goodreads.arguments import BatchPlan
 from goodreads.batches import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, log
 from goodreads.files import read_json, write_json
+from goodreads.first_token import skip_unread
 from goodreads.tokens import Padding
 
 SDPA = ("distilbert", "sdpa")  # a model that takes a mask for sdpa as it is
@@ -82,6 +83,7 @@ class GenreTrainer(Trainer):
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # the Trainer wraps in DataParallel above 1
         loss = partial(mean_loss, label_smoothing=kwargs["args"].label_smoothing_factor)
         super().__init__(compute_loss_func=loss, **kwargs)
+        skip_unread(self.model)
         self.order = LengthGroupedBatches(self.train_dataset.lengths, plan.effective, self.args.seed)
         self.plan, self.padding, self.fingerprint = plan, padding, fingerprint
         self.tokens = plan.tokens  # a micro-batch's limit, lowered when the memory does not suffice

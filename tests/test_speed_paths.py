@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from goodreads import runtime, scoring, tokens
 from goodreads.batches import LengthGroupedBatches, token_budget_batches
+from goodreads.first_token import skip_unread
 from goodreads.splits import Split
 from goodreads.tiny_model import build_tokenizer
 from goodreads.training import SDPA, mean_loss, square_mask
@@ -64,6 +65,7 @@ def test_logits_and_gradients_are_those_of_plain_padding(budget: int) -> None:
     wanted = gradients(model)
 
     model.zero_grad()
+    assert skip_unread(model)
     found = torch.empty_like(expected)
     parts = token_budget_batches(reviews.lengths, budget)
     assert len(parts) > 3
