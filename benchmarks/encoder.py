@@ -5,6 +5,7 @@ reviews are words of one token each, as many as the real reviews in ../shared/go
 those, lengths come from a log-normal that was fitted to them (``LOG_NORMAL``).
 """
 
+import argparse
 import gzip
 import json
 import platform
@@ -69,6 +70,14 @@ def save_model(shape: str, folder: Path) -> None:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
 
+def load_plain(folder: Path, device: str) -> tuple[Any, Any]:
+    """The model and tokenizer as transformers loads them, in float32."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32")
+    return model.to(device), AutoTokenizer.from_pretrained(folder)
+
+
 def review_lengths(n: int) -> tuple[list[int], str]:
     """Tokens of n reviews at even quantiles, shuffled, so that few stand for all; and where from."""
     kept = REAL / "models" / "distil-mini"
@@ -91,6 +100,21 @@ def review_lengths(n: int) -> tuple[list[int], str]:
     return chosen.tolist(), source
 
 
+def typical_draw(lengths: Sequence[int], n: int, batch: int) -> list[int]:
+    """n of the lengths in a random order that pads as much as most do, in batches as they come.
+
+    Of 101 draws the one whose padded batches have the median number of FLOPs: a few batches differ much.
+    """
+    rng = np.random.default_rng(5)
+    draws: list[list[int]] = [rng.choice(lengths, n).tolist() for _ in range(101)]
+
+    def work(draw: list[int]) -> float:
+        parts = [draw[i : i + batch] for i in range(0, n, batch)]
+        return sum(forward_flops("base", [max(part)] * len(part), whole=True) for part in parts)
+
+    return sorted(draws, key=work)[50]
+
+
 def texts_of(lengths: Sequence[int], shape: str) -> list[str]:
     """Texts with that many tokens each, [CLS] and [SEP] included."""
     rng = np.random.default_rng(2)
@@ -98,14 +122,25 @@ def texts_of(lengths: Sequence[int], shape: str) -> list[str]:
     return [" ".join(f"w{i}" for i in rng.integers(0, vocabulary, n - 2)) for n in lengths]
 
 
-def forward_flops(shape: str, lengths: Sequence[int]) -> float:
+def forward_flops(shape: str, lengths: Sequence[int], whole: bool = False) -> float:
     """Floating-point operations of the matrix products that a forward pass needs, without any padding.
 
-    2 for each weight of the encoder and token, 4 x width x length^2 for the attention's two products.
+    2 for each weight of the encoder and token, 4 x width x length^2 for the attention's two products. In the
+    last layer, of which the classifier reads [CLS] alone, keys and values of all tokens and the rest once.
+
+    Args:
+        shape: of the model.
+        lengths: tokens of the reviews.
+        whole: count the last layer as the others are, for what computes it so.
     """
     width, inner, layers, _, _ = SHAPES[shape]
-    each = 2 * (4 * width * width + 2 * width * inner)
-    return float(sum(layers * (each * n + 4 * width * n * n) for n in lengths))
+    linear, keys = 2 * (4 * width * width + 2 * width * inner), 2 * 2 * width * width
+    total = 0.0
+    for n in lengths:
+        layer = linear * n + 4 * width * n * n
+        last = layer if whole else keys * n + 4 * width * n + (linear - keys)
+        total += (layers - 1) * layer + last
+    return total
 
 
 def matmul_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
@@ -121,15 +156,36 @@ def matmul_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
     return repeats * 2 * size**3 / median(seconds(products, device) for _ in range(7))
 
 
+class Clock:
+    """What is measured: wall time, or the processor time of one thread."""
+
+    now = staticmethod(time.perf_counter)
+
+    @classmethod
+    def use_cpu_time(cls) -> None:
+        """From now on one thread and its processor time, which other users of the machine hardly change."""
+        torch.set_num_threads(1)
+        cls.now = staticmethod(time.thread_time)
+
+
+def add_clock_option(parser: argparse.ArgumentParser) -> None:
+    """The option for machines that others use too."""
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread, and its processor time instead of wall time: for a machine that others use too",
+    )
+
+
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """Wall time of ``work``, until the device has done it too."""
+    """Time of ``work``, until the device has done it too."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = Clock.now()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return Clock.now() - start
 
 
 def summarize(runs: list[dict[str, float]]) -> dict[str, float]:

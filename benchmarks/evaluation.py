@@ -26,6 +26,7 @@ from goodreads.cli import Parser, positive_int, run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REVIEWS = {"cpu": (16, 64, 256), "cuda": (256, 1_600, 1_600)}  # reference, pipeline, this project
+PIPELINE_BATCH = 16
 BARS = {  # of the CPU, on two cores; ratios
     "float32_per_reference": 4.0,
     "bfloat16_per_reference": 9.0,
@@ -41,6 +42,8 @@ def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     if options.memory_of:
         return measure_memory(options)
     counts = options.reviews or REVIEWS[device]
@@ -76,8 +79,8 @@ class Ways:
         self.shape, self.lengths, self.counts, self.device = shape, lengths, counts, device
         self.texts = encoder.texts_of(lengths, shape)
         self.models = {name: scoring.load_classifier(folder, name, device) for name in DTYPES}
-        plain = scoring.load_classifier(folder, "float32", device)
-        padded = plain.tokenizer(
+        plain, tokenizer = encoder.load_plain(folder, device)
+        padded = tokenizer(
             self.texts[: counts[0]], padding="max_length", truncation=True, max_length=encoder.MAX_LENGTH
         )
         rows = [{"input_ids": a, "attention_mask": b, "labels": 0} for a, b in zip(*padded.values())]
@@ -88,10 +91,11 @@ class Ways:
             disable_tqdm=True,
             use_cpu=device == "cpu",
         )
-        trainer = Trainer(model=plain.model, args=arguments, eval_dataset=rows)
+        trainer = Trainer(model=plain, args=arguments, eval_dataset=rows)
         self.reference = trainer.evaluate
-        pipe = pipeline("text-classification", model=plain.model, tokenizer=plain.tokenizer, device=device)
-        self.pipeline = lambda: pipe(self.texts[: counts[1]], batch_size=16, truncation=True)
+        pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, device=device)
+        mixed = encoder.texts_of(encoder.typical_draw(lengths, counts[1], PIPELINE_BATCH), shape)
+        self.pipeline = partial(pipe, mixed, batch_size=PIPELINE_BATCH, truncation=True)
 
     def warm_up(self) -> None:
         """A few reviews each way, so that nothing is done for the first time while it is timed."""
@@ -155,6 +159,7 @@ def _options() -> argparse.Namespace:
         help="scored the reference's way, by the pipeline and by this project; by the device if not given",
     )
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from benchmarks import encoder
-from goodreads import runtime, scoring
+from goodreads import runtime
 from goodreads.arguments import MICRO_TOKENS
 from goodreads.batches import LengthGroupedBatches, token_budget_batches
 from goodreads.cli import Parser, positive_int, run
@@ -36,6 +36,8 @@ def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     lengths, source = encoder.review_lengths(BATCH[device] * EPOCH)
     vocabulary = encoder.SHAPES[options.shape][-1]
     ids = np.random.default_rng(4).integers(5, vocabulary, sum(lengths)).astype(np.int32)
@@ -43,7 +45,7 @@ def main() -> None:
     AttentionInterface.register("unpadded", attend_unpadded)
     with tempfile.TemporaryDirectory() as temporary:
         encoder.save_model(options.shape, Path(temporary))
-        model = scoring.load_classifier(Path(temporary), "float32", device).model
+        model = encoder.load_plain(Path(temporary), device)[0].eval()
     batches = LengthGroupedBatches(lengths, BATCH[device], seed=42)
     parts = [
         [batch[i] for i in part]
@@ -83,7 +85,8 @@ def attend_unpadded(
         starts = torch.tensor([0, *ends], dtype=torch.int32).to(query.device, non_blocking=True)
         longest = max(b - a for a, b in zip([0, *ends], ends))
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return varlen_attn(q, k, v, starts, starts, longest, longest)[None], None
+        attended: Any = varlen_attn(q, k, v, starts, starts, longest, longest)
+        return attended[None], None
     spans = [slice(a, b) for a, b in zip([0, *ends], ends)]
     parts = [
         scaled_dot_product_attention(query[:, :, span], key[:, :, span], value[:, :, span]) for span in spans
@@ -139,6 +142,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive_int, default=3, help="times that both ways are run")
     parser.add_argument("--steps", type=positive_int, default=8, help="effective batches in a run")
     parser.add_argument("--shape", choices=encoder.SHAPES, default="base", help="of the model")
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 

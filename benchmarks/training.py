@@ -61,13 +61,15 @@ class Stopwatch(TrainerCallback):
         if state.global_step in (self.first, self.last):
             if self.device == "cuda":
                 torch.cuda.synchronize()
-            self.seconds = time.perf_counter() - self.seconds
+            self.seconds = encoder.Clock.now() - self.seconds
 
 
 def main() -> None:
     """Run the benchmark."""
     options = _options()
     device = runtime.choose_device().type
+    if options.cpu_time:
+        encoder.Clock.use_cpu_time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         encoder.save_model(options.shape, folder / "start")
@@ -126,7 +128,7 @@ def common(folder: Path, steps: int, device: str) -> dict[str, Any]:
 
 def reference_way(folder: Path, shape: str, batch: int, steps: int, device: str) -> float:
     """Seconds of the timed steps: every review padded to 512 tokens, float32, all of the batch at once."""
-    classifier = scoring.load_classifier(folder / "start", "float32", device)
+    model, _ = encoder.load_plain(folder / "start", device)
     vocabulary = encoder.SHAPES[shape][-1]
     ids = np.random.default_rng(3).integers(5, vocabulary, (batch, encoder.MAX_LENGTH))
     rows = [
@@ -140,7 +142,7 @@ def reference_way(folder: Path, shape: str, batch: int, steps: int, device: str)
         **common(folder, steps, device),
     )
     torch.backends.cuda.matmul.allow_tf32 = False
-    trainer = Trainer(model=classifier.model, args=arguments, train_dataset=rows, callbacks=[watch])
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[watch])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return watch.seconds
@@ -210,6 +212,7 @@ def _options() -> argparse.Namespace:
         metavar="N",
         help="timed the reference's way and this project's; by the device if not given",
     )
+    encoder.add_clock_option(parser)
     return parser.parse_args()
 
 

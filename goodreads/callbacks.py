@@ -3,6 +3,7 @@
 import signal
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from goodreads.batches import LengthGroupedBatches
@@ -24,25 +25,32 @@ class StopOnSignal(TrainerCallback):
     """SIGINT and SIGTERM: finish the step, save a checkpoint, stop. A second signal kills at once.
 
     At the last step of an epoch the epoch's evaluation comes first, so that the checkpoint has its record.
+    Several processes stop after the same step: they ask each other after each, past the GPU, which would be
+    waited for.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received: int | None = None  # by any process, as of the last step
+        self._mine = 0
+        self._group: Any = None
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the signals over."""
+        if args.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give the signals back."""
+        self._group = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.received = number
+        self._mine = number
         log.warning(
             "%s: saving a checkpoint after this step; again to stop at once", signal.Signals(number).name
         )
@@ -51,6 +59,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop, unless the epoch ends with this step."""
+        number = torch.tensor(self._mine)
+        if self._group is not None:
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
+        self.received = int(number) or None
         if self.received and state.epoch != int(state.epoch):
             control.should_save = control.should_training_stop = True
 

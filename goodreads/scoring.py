@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from goodreads.batches import longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, Progress
+from goodreads.first_token import skip_unread
 from goodreads.model_folder import check_complete
 from goodreads.tokens import Padding, TokenizedReviews, tokenize
 
@@ -65,6 +66,7 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{folder} has no trained classifier (no {missing}); fine-tune it with train.py")
+    skip_unread(model)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
     limit = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     max_length = min(tokenizer.model_max_length, limit)

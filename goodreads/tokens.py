@@ -68,11 +68,9 @@ class TokenizedReviews:
 
         Returns:
             int64 tensors of shape (b, longest), ``attention_mask`` among them, and ``labels`` of shape (b,).
-            On CUDA the width is rounded up to a multiple of 8 (tensor cores).
         """
         cuda = torch.device(device).type == "cuda"
         width = max(self.lengths[i] for i in indices)
-        width += -width % 8 if cuda else 0
         shape = (len(indices), width)
         made = {
             name: torch.full(shape, padding.values.get(name, 0), pin_memory=cuda) for name in self.columns

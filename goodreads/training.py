@@ -21,10 +21,20 @@ from goodreads.arguments import BatchPlan
 from goodreads.batches import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, log
 from goodreads.files import read_json, write_json
-from goodreads.metrics import classification_metrics
+from goodreads.first_token import skip_unread
 from goodreads.tokens import Padding
 
+SDPA = ("distilbert", "sdpa")  # a model that takes a mask for sdpa as it is
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint is not used
+
+
+def square_mask(mask: torch.Tensor) -> torch.Tensor:
+    """What transformers makes of a mask of shape (b, n) for sdpa: booleans of shape (b, 1, n, n).
+
+    It would look first whether there is padding at all, and the host would wait for the GPU at every step.
+    """
+    length = mask.shape[1]
+    return mask.bool()[:, None, None, :].expand(-1, 1, length, length)
 
 
 def mean_loss(
@@ -73,6 +83,7 @@ class GenreTrainer(Trainer):
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # the Trainer wraps in DataParallel above 1
         loss = partial(mean_loss, label_smoothing=kwargs["args"].label_smoothing_factor)
         super().__init__(compute_loss_func=loss, **kwargs)
+        skip_unread(self.model)
         self.order = LengthGroupedBatches(self.train_dataset.lengths, plan.effective, self.args.seed)
         self.plan, self.padding, self.fingerprint = plan, padding, fingerprint
         self.tokens = plan.tokens  # a micro-batch's limit, lowered when the memory does not suffice
@@ -133,6 +144,9 @@ class GenreTrainer(Trainer):
         inputs = self.train_dataset.batch(indices, self.padding, self.args.device)
         if not counts:
             inputs["labels"].fill_(-100)
+        config = self.model.config
+        if self.args.device.type == "cuda" and (config.model_type, config._attn_implementation) == SDPA:
+            inputs["attention_mask"] = square_mask(inputs["attention_mask"])
         with self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=reviews)
         self.accelerator.backward(loss)
@@ -202,6 +216,8 @@ class GenreTrainer(Trainer):
         The batches do not depend on the processes either; each scores every n-th one, and their logits meet
         in a sum with zeros, which changes no bit.
         """
+        from goodreads.metrics import classification_metrics  # 2 s, which a run without evaluation saves
+
         reviews, self.callback_handler.eval_dataloader = dataloader, None
         model = self.model.eval()
         logits = torch.zeros(len(reviews), model.config.num_labels, device=self.args.device)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.helpers import ROOT, assert_one_line_error, environment, run_script, succeeded
@@ -119,6 +121,38 @@ def test_processes_share_batches_that_do_not_divide(
     found = outcome(tmp_path / "run", launch(tmp_path / "run", launcher, start))
     assert_same(found, alone)
     assert found[0]["batch"]["devices"] == devices
+
+
+def test_processes_are_interrupted_together_and_resumed(tmp_path: Path, start: tuple[Any, ...]) -> None:
+    arguments = (*start, "--num_train_epochs", 10, "--eval_strategy", "no", "--save_strategy", "no")
+    command = [sys.executable, *torchrun(2), ROOT / "train.py", *arguments]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=tmp_path,
+        env=environment(tmp_path, OMP_NUM_THREADS="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr
+        for line in process.stderr:
+            if "step 9/40" in line:
+                process.send_signal(signal.SIGTERM)  # the launcher passes it on, not at once to all
+                break
+        log = process.stderr.read()
+    assert process.returncode != 0
+    assert "go on with --resume" in log, log[-3000:]
+    (checkpoint,) = (tmp_path / "model-checkpoints").glob("checkpoint-*/complete.json")
+    assert 9 <= int(checkpoint.parent.name.rpartition("-")[2]) < 40
+    once = launch(tmp_path / "once", torchrun(2), arguments)
+    again = launch(
+        tmp_path / "again", torchrun(2), (*arguments, "--resume", "--output_dir", tmp_path / "model")
+    )
+    succeeded(once)
+    succeeded(again)
+    mine, theirs = (load_file(f / "model" / "model.safetensors") for f in (tmp_path, tmp_path / "once"))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_out_of_memory_is_answered_with_smaller_parts_of_the_same_batch(

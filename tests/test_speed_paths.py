@@ -11,9 +11,10 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from goodreads import runtime, scoring, tokens
 from goodreads.batches import LengthGroupedBatches, token_budget_batches
+from goodreads.first_token import skip_unread
 from goodreads.splits import Split
 from goodreads.tiny_model import build_tokenizer
-from goodreads.training import mean_loss
+from goodreads.training import SDPA, mean_loss, square_mask
 
 WORDS = "the a book of dragons poems war love murder school king and with very dull great end".split()
 
@@ -64,6 +65,7 @@ def test_logits_and_gradients_are_those_of_plain_padding(budget: int) -> None:
     wanted = gradients(model)
 
     model.zero_grad()
+    assert skip_unread(model)
     found = torch.empty_like(expected)
     parts = token_budget_batches(reviews.lengths, budget)
     assert len(parts) > 3
@@ -81,6 +83,15 @@ def test_logits_and_gradients_are_those_of_plain_padding(budget: int) -> None:
     for name, gradient in gradients(model).items():
         size = wanted[name].norm()
         assert (gradient - wanted[name]).norm() <= 1e-5 * max(size, 1e-2 * scale), name
+
+
+def test_the_mask_made_without_waiting_is_transformers_own() -> None:
+    model, ids = small_model(), torch.randint(5, 500, (3, 20))
+    mask = (torch.arange(20) < torch.tensor([[20], [11], [2]])).long()
+    assert (model.config.model_type, model.config._attn_implementation) == SDPA
+    plain = model(input_ids=ids, attention_mask=mask).logits
+    assert torch.equal(model(input_ids=ids, attention_mask=square_mask(mask)).logits, plain)
+    assert not torch.equal(model(input_ids=ids).logits, plain)
 
 
 def test_padding_is_little_on_real_lengths(shared: Path) -> None:
