@@ -145,7 +145,7 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
     """
     import data_loader
     from goodreads.files import read_json
-    from goodreads.splits import read_manifest
+    from goodreads.splits import content_sha256, read_split
 
     published = read_json(model / "split_manifest.json", "push_to_hub.py")
     try:
@@ -156,7 +156,8 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
     except (KeyError, TypeError) as error:
         raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
     if (data_dir / "manifest.json").exists():
-        if read_manifest(data_dir)["splits"]["test"]["content_sha256"] == expected:
+        split = read_split(data_dir, "test")
+        if content_sha256(split.review_ids, split.labels, split.texts) == expected:
             return data_dir
         log.warning("%s holds another split than the model's; rebuilding it from %s", data_dir, wanted.source)
     manifest = data_loader.load(wanted, rebuilt)
