@@ -46,6 +46,8 @@ def main() -> None:
         encoder.Clock.use_cpu_time()
     if options.memory_of:
         return measure_memory(options)
+    if options.tokens:
+        vars(scoring)["scoring_tokens"] = lambda device_type: options.tokens
     counts = options.reviews or REVIEWS[device]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -157,6 +159,9 @@ def _options() -> argparse.Namespace:
         nargs=3,
         metavar="N",
         help="scored the reference's way, by the pipeline and by this project; by the device if not given",
+    )
+    parser.add_argument(
+        "--tokens", type=positive_int, help="scored at once by this project, other than its own"
     )
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     encoder.add_clock_option(parser)
