@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from goodreads.batches import longest_first, scoring_tokens, token_budget_batches
-from goodreads.cli import InputError, Progress
+from goodreads.cli import InputError, Progress, log
 from goodreads.first_token import skip_unread
 from goodreads.model_folder import check_complete
 from goodreads.tokens import Padding, TokenizedReviews, tokenize
@@ -98,6 +98,7 @@ def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.floa
         return tokenize(classifier.tokenizer, chosen, [0] * len(part), classifier.max_length, show=False)
 
     budget = scoring_tokens(model.device.type)
+    log.info("scoring %s reviews, at most %s tokens at a time", f"{len(texts):,}", f"{budget:,}")
     progress = Progress("score", len(texts), "reviews")
     with ThreadPoolExecutor(1) as ahead, torch.inference_mode():
         for part, reviews in zip(parts, ahead.map(tokenized, parts)):

@@ -214,7 +214,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, trained: Path, small_data: P
     return folder
 
 
-@pytest.mark.parametrize("after", ["evaluating model", "device: ", "tokenize: 160 of 160"])
+@pytest.mark.parametrize("after", ["evaluating model", "device: ", "scoring 160 reviews"])
 def test_sigterm_ends_an_evaluation_within_two_seconds(large: Path, small_data: Path, after: str) -> None:
     """During the imports, while loading, and in the middle of a batch."""
     with subprocess.Popen(

@@ -186,7 +186,7 @@ def large(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.mark.parametrize("after", ["evaluating model", "tokenize: "], ids=["imports", "a batch"])
+@pytest.mark.parametrize("after", ["evaluating model", "scoring "], ids=["imports", "a batch"])
 def test_sigterm_stops_pid_1_within_two_seconds(
     engine: Engine, images: dict[str, str], world: World, large: Path, tmp_path: Path, after: str
 ) -> None:
