@@ -43,7 +43,8 @@ from goodreads.sample import review
 from goodreads.shards import HeldOut, Shards
 from goodreads.source import Source, Stream
 
-REVIEWS, HEAD, PER_GENRE, WHOLE = 60_000, 10_000, 1_000, 2_000_000
+REVIEWS = 60_000  # per generated file; a sixth of them is read, a sixtieth sampled
+COPIES = 34  # of a generated file in the one that is read whole
 LATENCY, RATE = 0.02, 4e6  # of the shaped line: seconds of a round trip, bytes per second and connection
 CHUNK = 1 << 16
 
@@ -51,8 +52,8 @@ CHUNK = 1 << 16
 # generated files
 
 
-def write_genre(path: Path, genre: str, seed: int) -> None:
-    """``REVIEWS`` lines of about 1,000 bytes in the UCSD format, which gzip makes about 320 of."""
+def write_genre(path: Path, genre: str, seed: int, reviews: int) -> None:
+    """``reviews`` lines of about 1,000 bytes in the UCSD format, which gzip makes about 320 of."""
     rng = np.random.default_rng(seed)
     letters = np.frombuffer(b"etaoinshrdlucmfwypvbgkjqxz", dtype="S1").astype("U1")
     weights = 1 / np.arange(1, 27) ** 0.7
@@ -62,7 +63,7 @@ def write_genre(path: Path, genre: str, seed: int) -> None:
     frequency = 1 / np.arange(3, 30_003) ** 1.15  # Zipf's law
     frequency /= frequency.sum()
     fields = review(genre, 0)
-    lengths = np.clip(rng.lognormal(4.2, 1.0, REVIEWS), 1, 3_000).astype(int)
+    lengths = np.clip(rng.lognormal(4.2, 1.0, reviews), 1, 3_000).astype(int)
     text = words[rng.choice(30_000, lengths.sum(), p=frequency)]
     with gzip.open(path, "wb", 6) as file:
         for number, (end, length) in enumerate(zip(lengths.cumsum(), lengths, strict=True)):
@@ -73,14 +74,15 @@ def write_genre(path: Path, genre: str, seed: int) -> None:
             file.write(json.dumps(fields).encode() + b"\n")
 
 
-def make_files(folder: Path) -> None:
+def make_files(folder: Path, reviews: int) -> None:
     """The eight files, unless the folder has them."""
     missing = [g for g in GENRES if not (folder / name(g)).exists()]
     progress = Progress("generated files", len(missing), "files")
     folder.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool() as pool:
         jobs = [
-            pool.apply_async(write_genre, (folder / f"{name(g)}.new", g, i)) for i, g in enumerate(missing)
+            pool.apply_async(write_genre, (folder / f"{name(g)}.new", g, i, reviews))
+            for i, g in enumerate(missing)
         ]
         for genre, job in zip(missing, jobs, strict=True):
             job.get()
@@ -159,7 +161,7 @@ def wait_for(port: int) -> None:
 # the ways to read
 
 
-def reference(base: str) -> dict[str, list[Any]]:
+def reference(base: str, head: int) -> dict[str, list[Any]]:
     """The reference's loop: one genre after another, every line parsed, then sampled."""
     rng, samples = random.Random(42), {}
     for genre in parse_genres(",".join(GENRES)):
@@ -170,23 +172,25 @@ def reference(base: str) -> dict[str, list[Any]]:
         ):
             for line in file:
                 records.append(json.loads(line))
-                if len(records) == HEAD:
+                if len(records) == head:
                     break
-        samples[genre] = rng.sample(records, PER_GENRE)
+        samples[genre] = rng.sample(records, head // 10)
     return samples
 
 
-def ours(base: str) -> dict[str, list[Any]]:
+def ours(base: str, head: int) -> dict[str, list[Any]]:
     """data_loader.py's way."""
-    read = sample_genres(Parameters(source=base, head=HEAD, per_genre=PER_GENRE), Source(base))
+    read = sample_genres(
+        Parameters(base, head=head, per_genre=head // 10, train_per_genre=head // 20), Source(base)
+    )
     return {genre: sample.reviews for genre, sample in read.items()}
 
 
-def needed_bytes(path: Path) -> list[bytes]:
-    """The compressed bytes that hold the first ``HEAD`` lines, in chunks."""
+def needed_bytes(path: Path, head: int) -> list[bytes]:
+    """The compressed bytes that hold the first ``head`` lines, in chunks."""
     unpacker, lines, chunks = zlib.decompressobj(wbits=31), 0, []
     with path.open("rb") as file:
-        while lines < HEAD:
+        while lines < head:
             chunks.append(file.read(CHUNK))
             lines += unpacker.decompress(chunks[-1]).count(b"\n")
     return chunks
@@ -246,27 +250,28 @@ def _measured(queue: Any, work: Callable[..., int], *arguments: Any) -> None:
     queue.put({"reviews": reviews, "wall_s": seconds, "cpu_s": cpu, "peak_mb": peak_bytes() / 1e6})
 
 
-def head_all(folder: str) -> int:
-    """Sample a genre of ``WHOLE`` reviews."""
-    parameters = Parameters(source=folder, genres=("children",), head=None)
-    return sample_genres(parameters, Source(folder))["children"].lines
+def head_all(folder: Path) -> int:
+    """Sample a whole genre."""
+    parameters = Parameters(str(folder), ("children",), head=None, per_genre=100, train_per_genre=50)
+    return sample_genres(parameters, Source(str(folder)))["children"].lines
 
 
-def per_genre_all(folder: str, out: str) -> int:
-    """Write all of a genre of ``WHOLE`` reviews as shards."""
-    shards = Shards(Path(out), "children", 0, {})
-    stream = Stream(Source(folder), "children", Event())
-    shards.fill(stream, None, HeldOut.of([], []), BadLines(), Progress("children", WHOLE, "reviews"))
+def per_genre_all(folder: Path, out: Path) -> int:
+    """Write all of a genre as shards."""
+    shards = Shards(out, "children", 0, {})
+    stream = Stream(Source(str(folder)), "children", Event())
+    shards.fill(stream, None, HeldOut.of([], []), BadLines(), Progress("children", None, "reviews"))
     return shards.state.lines
 
 
-def eight_genres_all(folder: str, out: str) -> int:
+def eight_genres_all(folder: Path, out: Path, head: int) -> int:
     """Sample eight genres, then write all of them but the test split as shards."""
-    data = Path(out) / "data"
-    made = load(Parameters(source=folder), data)
+    data = out / "data"
+    drawn = Parameters(str(folder), head=head, per_genre=head // 10, train_per_genre=head // 20)
+    made = load(drawn, data)
     content = made["splits"]["test"]["content_sha256"]
-    everything = Parameters(folder, head=None, per_genre=None, train_per_genre=None, test_split=content)
-    made = load(everything, Path(out) / "everything", test_from=data)
+    everything = Parameters(str(folder), head=None, per_genre=None, train_per_genre=None, test_split=content)
+    made = load(everything, out / "everything", test_from=data)
     return sum(entry["reviews_read"] for entry in made["read"].values())
 
 
@@ -276,26 +281,25 @@ def peak_bytes() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def read_whole(small: Path, scratch: Path) -> dict[str, dict[str, float]]:
+def read_whole(small: Path, scratch: Path, head: int) -> dict[str, dict[str, float]]:
     """Figures of reading whole files.
 
-    ``WHOLE`` reviews are the generated ones over and over, as gzip members.
+    The large file holds a generated one over and over, as gzip members.
     """
     content = (small / name("children")).read_bytes()
-    big, copies = scratch / "whole", -(-WHOLE // REVIEWS)
+    big = scratch / "whole"
     big.mkdir()
     with (big / name("children")).open("wb") as file:
-        for _ in range(copies):
+        for _ in range(COPIES):
             file.write(content)
     text = len(gzip.decompress(content))
     figures = {}
-    for work, folder, size in (
-        (head_all, big, copies * text),
-        (per_genre_all, big, copies * text),
-        (eight_genres_all, small, len(GENRES) * text),
+    for work, size, *arguments in (
+        (head_all, COPIES * text, big),
+        (per_genre_all, COPIES * text, big, scratch / "genre"),
+        (eight_genres_all, len(GENRES) * text, small, scratch / "eight", head),
     ):
-        with tempfile.TemporaryDirectory(dir=scratch) as out:
-            found = in_own_process(work, str(folder), *([] if work is head_all else [out]))
+        found = in_own_process(work, *arguments)
         found |= {"text_mb": size / 1e6, "text_mb_per_cpu_s": size / 1e6 / found["cpu_s"]}
         figures[work.__name__] = found
     return figures
@@ -304,11 +308,11 @@ def read_whole(small: Path, scratch: Path) -> dict[str, dict[str, float]]:
 # parsers and decompressors
 
 
-def parts(folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds per 10,000 reviews of what could unpack and parse them."""
-    chunks = needed_bytes(folder / name("children"))
+def parts(folder: Path, head: int, repeats: int) -> dict[str, float]:
+    """Seconds per ``head`` reviews of what could unpack and parse them."""
+    chunks = needed_bytes(folder / name("children"), head)
     unpacker = zlib.decompressobj(wbits=31)
-    lines = b"".join(unpacker.decompress(chunk) for chunk in chunks).split(b"\n")[:HEAD]
+    lines = b"".join(unpacker.decompress(chunk) for chunk in chunks).split(b"\n")[:head]
 
     def unpack(module: Any) -> None:
         unpacker = module.decompressobj(wbits=31)
@@ -325,22 +329,23 @@ def parts(folder: Path, repeats: int) -> dict[str, float]:
     return {way: median(values) for way, values in seconds.items()}
 
 
-def measure(folder: Path, scratch: Path, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, scratch: Path, reviews: int, repeats: int) -> dict[str, Any]:
     """All figures."""
-    chunks = [needed_bytes(folder / name(genre)) for genre in GENRES]
-    figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "repeats": repeats}
-    figures["compressed_bytes_per_review"] = sum(len(c) for file in chunks for c in file) / HEAD / len(GENRES)
+    head = reviews // 6
+    chunks = [needed_bytes(folder / name(genre), head) for genre in GENRES]
+    figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "repeats": repeats, "reviews": reviews}
+    figures["compressed_bytes_per_review"] = sum(len(c) for file in chunks for c in file) / head / len(GENRES)
     with ExitStack() as stack:
         port = stack.enter_context(nginx(folder, scratch))
         for line, at in (("loopback", port), ("shaped", stack.enter_context(shaped(port)))):
             base = f"http://127.0.0.1:{at}/"
             ways: dict[str, Callable[[], Any]] = {
-                "reference": partial(reference, base),
-                "ours": partial(ours, base),
+                "reference": partial(reference, base, head),
+                "ours": partial(ours, base, head),
                 "igzip alone": partial(igzip_alone, chunks),
             }
-            if [[r["review_id"] for r in rows] for rows in reference(base).values()] != [
-                [r["review_id"] for r in rows] for rows in ours(base).values()
+            if [[r["review_id"] for r in rows] for rows in reference(base, head).values()] != [
+                [r["review_id"] for r in rows] for rows in ours(base, head).values()
             ]:
                 raise InputError("the two ways draw different samples")
             seconds = paired(ways, repeats, Progress(line, repeats + 1, "turns"))
@@ -349,15 +354,16 @@ def measure(folder: Path, scratch: Path, repeats: int) -> dict[str, Any]:
                 "reference_to_ours": ratio(seconds, "reference", "ours"),
                 "ours_to_igzip": ratio(seconds, "ours", "igzip alone"),
             }
-    figures |= read_whole(folder, scratch)
-    figures["parts"] = parts(folder, repeats)
+    figures |= read_whole(folder, scratch, head)
+    figures["parts"] = parts(folder, head, repeats)
     return figures
 
 
 def table(figures: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"8 x {HEAD:,} of {REVIEWS:,} reviews, {figures['cores']} cores, medians of {figures['repeats']}"
+        f"8 x {figures['reviews'] // 6:,} of {figures['reviews']:,} reviews, {figures['cores']} cores, "
+        f"medians of {figures['repeats']}"
     ]
     for line, limit in (("loopback", 3), ("shaped", 5)):
         entry = figures[line]
@@ -371,7 +377,8 @@ def table(figures: dict[str, Any]) -> str:
             f"{f['text_mb_per_cpu_s']:.0f} MB per core second{bar}, peak {f['peak_mb']:.0f} MB (bar 400)"
         )
     lines += [
-        f"{way:<10}{value * 1e3:8.1f} ms per {HEAD:,} reviews" for way, value in figures["parts"].items()
+        f"{way:<10}{value * 1e3:8.1f} ms per {figures['reviews'] // 6:,} reviews"
+        for way, value in figures["parts"].items()
     ]
     return "\n".join(lines)
 
@@ -382,12 +389,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "goodreads-benchmark",
                         help="keeps the generated files (200 MB)")  # fmt: skip
     parser.add_argument("--repeats", type=positive_int, default=5, help="counted turns")
+    parser.add_argument("--reviews", type=positive_int, default=REVIEWS, help="per genre")
     options = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"
-    make_files(options.folder)
+    make_files(options.folder / str(options.reviews), options.reviews)
     log.setLevel("WARNING")
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measure(options.folder.resolve(), Path(scratch), options.repeats)
+        figures = measure(
+            (options.folder / str(options.reviews)).resolve(), Path(scratch), options.reviews, options.repeats
+        )
     print(table(figures))
     print(json.dumps(figures))
 
