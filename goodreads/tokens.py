@@ -174,11 +174,15 @@ def _digest(arrays: dict[str, Any]) -> str:
 
 
 def _write(path: Path, key: str, reviews: TokenizedReviews) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     arrays = _arrays(reviews)
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"key": key, "sha256": _digest(arrays)})
+        try:
+            save_file(arrays, temporary, metadata={"key": key, "sha256": _digest(arrays)})
+        except SafetensorError as error:  # on a read-only file system, where others raise OSError
+            raise InputError(f"cannot write {path}: {error}") from error
 
 
 def _read(path: Path, key: str) -> TokenizedReviews | None:

@@ -185,6 +185,12 @@ def test_a_data_folder_that_cannot_be_written_to_is_no_obstacle(
     found = load(tmp_path / "data", some_split(), tokenizer)
     assert_equal(found, tokens.tokenize(tokenizer, some_split().texts, some_split().labels, 64, show=False))
     assert "the tokens are not kept: cannot write" in caplog.text
+    caplog.clear()
+    # a folder in the way of the temporary file: the library reports it in an error of its own
+    (tmp_path / "other" / ".tokens_train.safetensors.tmp" / "x").mkdir(parents=True)
+    found = load(tmp_path / "other", some_split(), tokenizer)
+    assert_equal(found, tokens.tokenize(tokenizer, some_split().texts, some_split().labels, 64, show=False))
+    assert "the tokens are not kept: cannot write" in caplog.text
 
 
 def test_scores_do_not_depend_on_order_or_company(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
