@@ -61,9 +61,8 @@ def stage(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, Pat
     training = read_json(options.results_dir / "training_log.json", "python train.py")
     manifest = read_manifest(options.data_dir)
     test = read_split(options.data_dir, "test")
-    everything = (
-        "test_parameters" in manifest
-    )  # then millions of train reviews are named by what they are not
+    # trained on everything else: millions of reviews are named by what they are not
+    everything = "test_parameters" in manifest
     train_ids = None if everything else read_split(options.data_dir, "train").review_ids
     classifier = scoring.load_classifier(options.model, "float32", "cpu")
     match_labels(classifier.labels, test.label_names, str(options.model))

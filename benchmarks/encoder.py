@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from goodreads.cli import log
-from goodreads.labels import GENRES
+from goodreads.cli import log, positive_int
+from goodreads.labels import GENRES, file_name
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared"
 LOG_NORMAL = (4.14, 1.2)  # of the tokens of the genuine UCSD reviews, cut at 512: median 63, mean 118
@@ -86,7 +86,7 @@ def review_lengths(n: int) -> tuple[list[int], str]:
 
         texts = []
         for genre in ("children", "comics_graphic"):  # genuine UCSD reviews
-            path = REAL / "goodreads" / f"goodreads_reviews_{genre}.json.gz"
+            path = REAL / "goodreads" / file_name(genre)
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 texts += [json.loads(line)["review_text"] for line in file]
         encoded = AutoTokenizer.from_pretrained(kept)(texts, truncation=True, max_length=MAX_LENGTH)
@@ -168,8 +168,9 @@ class Clock:
         cls.now = staticmethod(time.thread_time)
 
 
-def add_clock_option(parser: argparse.ArgumentParser) -> None:
-    """The option for machines that others use too."""
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """How often to measure, and the option for machines that others use too."""
+    parser.add_argument("--repeats", type=positive_int, default=3, help="times that all ways are run")
     parser.add_argument(
         "--cpu-time",
         action="store_true",

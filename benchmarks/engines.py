@@ -176,8 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="fine-tuned model folder; random weights if not given")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="whose test split --model scores")
     parser.add_argument("--reviews", type=positive_int, default=40, help="reviews scored")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="times all engines score them")
-    encoder.add_clock_option(parser)
+    encoder.add_common_options(parser)
     return parser.parse_args()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import encoder
+from benchmarks.memory import peak_bytes
 from goodreads import runtime, scoring
 from goodreads.cli import Parser, positive_int, run
 
@@ -138,9 +139,7 @@ def measure_memory(options: argparse.Namespace) -> None:
     texts = encoder.texts_of(lengths, options.shape)  # all are held, as by evaluate_model.py
     model = scoring.load_classifier(options.memory_of, "float32", "cpu")
     scoring.score(model, sorted(texts, key=len)[-32:])
-    # not ru_maxrss, which begins with the parent's
-    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    print(int(peak.split()[1]) * 1024 / 1e9)
+    print(peak_bytes() / 1e9)
 
 
 def _short(run: dict[str, float]) -> str:
@@ -151,7 +150,6 @@ def _short(run: dict[str, float]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="benchmarks.evaluation")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="times that all ways are run")
     parser.add_argument("--shape", choices=encoder.SHAPES, default="base", help="of the model")
     parser.add_argument(
         "--reviews",
@@ -164,7 +162,7 @@ def _options() -> argparse.Namespace:
         "--tokens", type=positive_int, help="scored at once by this project, other than its own"
     )
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
-    encoder.add_clock_option(parser)
+    encoder.add_common_options(parser)
     return parser.parse_args()
 
 

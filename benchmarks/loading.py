@@ -34,9 +34,10 @@ import orjson
 import requests
 from isal import isal_zlib
 
+from benchmarks.memory import peak_bytes
 from data_loader import load
 from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
-from goodreads.labels import GENRES, parse_genres
+from goodreads.labels import GENRES, file_name, parse_genres
 from goodreads.protocol import Parameters, sample_genres
 from goodreads.reading import BadLines
 from goodreads.sample import review
@@ -76,23 +77,18 @@ def write_genre(path: Path, genre: str, seed: int, reviews: int) -> None:
 
 def make_files(folder: Path, reviews: int) -> None:
     """The eight files, unless the folder has them."""
-    missing = [g for g in GENRES if not (folder / name(g)).exists()]
+    missing = [g for g in GENRES if not (folder / file_name(g)).exists()]
     progress = Progress("generated files", len(missing), "files")
     folder.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool() as pool:
         jobs = [
-            pool.apply_async(write_genre, (folder / f"{name(g)}.new", g, i, reviews))
+            pool.apply_async(write_genre, (folder / f"{file_name(g)}.new", g, i, reviews))
             for i, g in enumerate(missing)
         ]
         for genre, job in zip(missing, jobs, strict=True):
             job.get()
-            (folder / f"{name(genre)}.new").rename(folder / name(genre))
+            (folder / f"{file_name(genre)}.new").rename(folder / file_name(genre))
             progress.update(1)
-
-
-def name(genre: str) -> str:
-    """A genre's file."""
-    return f"goodreads_reviews_{genre}.json.gz"
 
 
 # servers
@@ -167,7 +163,7 @@ def reference(base: str, head: int) -> dict[str, list[Any]]:
     for genre in parse_genres(",".join(GENRES)):
         records = []
         with (
-            requests.get(base + name(genre), stream=True, timeout=60) as response,
+            requests.get(base + file_name(genre), stream=True, timeout=60) as response,
             gzip.open(response.raw, "rt", encoding="utf-8") as file,
         ):
             for line in file:
@@ -275,21 +271,15 @@ def eight_genres_all(folder: Path, out: Path, head: int) -> int:
     return sum(entry["reviews_read"] for entry in made["read"].values())
 
 
-def peak_bytes() -> int:
-    """Largest resident size of this process since it began (ru_maxrss would count its parent's too)."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
 def read_whole(small: Path, scratch: Path, head: int) -> dict[str, dict[str, float]]:
     """Figures of reading whole files.
 
     The large file holds a generated one over and over, as gzip members.
     """
-    content = (small / name("children")).read_bytes()
+    content = (small / file_name("children")).read_bytes()
     big = scratch / "whole"
     big.mkdir()
-    with (big / name("children")).open("wb") as file:
+    with (big / file_name("children")).open("wb") as file:
         for _ in range(COPIES):
             file.write(content)
     text = len(gzip.decompress(content))
@@ -310,7 +300,7 @@ def read_whole(small: Path, scratch: Path, head: int) -> dict[str, dict[str, flo
 
 def parts(folder: Path, head: int, repeats: int) -> dict[str, float]:
     """Seconds per ``head`` reviews of what could unpack and parse them."""
-    chunks = needed_bytes(folder / name("children"), head)
+    chunks = needed_bytes(folder / file_name("children"), head)
     unpacker = zlib.decompressobj(wbits=31)
     lines = b"".join(unpacker.decompress(chunk) for chunk in chunks).split(b"\n")[:head]
 
@@ -332,7 +322,7 @@ def parts(folder: Path, head: int, repeats: int) -> dict[str, float]:
 def measure(folder: Path, scratch: Path, reviews: int, repeats: int) -> dict[str, Any]:
     """All figures."""
     head = reviews // 6
-    chunks = [needed_bytes(folder / name(genre), head) for genre in GENRES]
+    chunks = [needed_bytes(folder / file_name(genre), head) for genre in GENRES]
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "repeats": repeats, "reviews": reviews}
     figures["compressed_bytes_per_review"] = sum(len(c) for file in chunks for c in file) / head / len(GENRES)
     with ExitStack() as stack:

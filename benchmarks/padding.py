@@ -139,10 +139,9 @@ def greatest_difference(model: Any, reviews: TokenizedReviews, part: list[int]) 
 
 def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="benchmarks.padding")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="times that both ways are run")
     parser.add_argument("--steps", type=positive_int, default=8, help="effective batches in a run")
     parser.add_argument("--shape", choices=encoder.SHAPES, default="base", help="of the model")
-    encoder.add_clock_option(parser)
+    encoder.add_common_options(parser)
     return parser.parse_args()
 
 

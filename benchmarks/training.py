@@ -203,7 +203,6 @@ def time_train_py(folder: Path) -> dict[str, float]:
 
 def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="benchmarks.training")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="times that both ways are run")
     parser.add_argument("--shape", choices=encoder.SHAPES, default="base", help="of the model")
     parser.add_argument(
         "--steps",
@@ -212,7 +211,7 @@ def _options() -> argparse.Namespace:
         metavar="N",
         help="timed the reference's way and this project's; by the device if not given",
     )
-    encoder.add_clock_option(parser)
+    encoder.add_common_options(parser)
     return parser.parse_args()
 
 

@@ -8,8 +8,8 @@ to; ``<the same>.json`` beside it vouches for the first of them: ``url``, ``byte
 import fcntl
 import hashlib
 import os
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,15 +40,21 @@ class Prefix:
         self._vouch = self.path.with_name(f"{self.path.name}.json")
         self._url, self.bytes, self.version, self.complete = url, 0, "", False
         self._digest = hashlib.sha256()
-        try:
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--cache: another process is using {self.path}; wait for it") from None
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"--cache: another process is using {self.path}; wait for it") from None
+        self._check()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise InputError(f"--cache: cannot write {self.path}: {error.strerror}") from error
-        self._check()
 
     def _check(self) -> None:
         if self._vouch.exists():
@@ -77,10 +83,8 @@ class Prefix:
 
     def append(self, chunk: bytes, version: str) -> None:
         """Add the bytes that follow, of the file that the server calls ``version``."""
-        try:
+        with self._writing():
             self._file.write(chunk)
-        except OSError as error:
-            raise InputError(f"--cache: cannot write {self.path}: {error.strerror}") from error
         self._digest.update(chunk)
         self.bytes += len(chunk)
         self.version = version
@@ -105,11 +109,9 @@ class Prefix:
                 self._file.close()
 
     def _write_vouch(self) -> None:
-        try:
+        with self._writing():
             self._file.flush()
             os.fsync(self._file.fileno())  # the bytes before the word for them
-        except OSError as error:
-            raise InputError(f"--cache: cannot write {self.path}: {error.strerror}") from error
         entry = {"url": self._url, "bytes": self.bytes, "sha256": self._digest.hexdigest()}
         write_json(self._vouch, {**entry, "version": self.version, "complete": self.complete})
         self._vouched = self.bytes

@@ -33,6 +33,11 @@ SAMPLING_ORDER = (
 )
 
 
+def file_name(genre: str) -> str:
+    """What the UCSD server calls a genre's file."""
+    return f"goodreads_reviews_{genre}.json.gz"
+
+
 def parse_genres(text: str) -> list[str]:
     """``"romance,poetry"`` to the known slugs in sampling order.
 

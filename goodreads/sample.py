@@ -19,7 +19,7 @@ from pathlib import Path
 
 from goodreads.cli import Parser, Progress, log, positive_int, run
 from goodreads.files import atomic_path
-from goodreads.labels import GENRES
+from goodreads.labels import GENRES, file_name
 
 CORPUS_SEED = 2018
 DEFAULT_REVIEWS = 100_000  # per genre when streamed; a reader that stops early makes no more than it reads
@@ -153,7 +153,7 @@ def write_files(folder: Path, reviews: int, genres: list[str]) -> None:
     """Write one gzip file per genre into ``folder``; raises InputError where it cannot be written."""
     for genre in genres:
         progress = Progress(genre, reviews, "reviews")
-        path = folder / f"goodreads_reviews_{genre}.json.gz"
+        path = folder / file_name(genre)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.writelines(gzip_chunks(genre, reviews))
         progress.update(reviews)

@@ -21,6 +21,7 @@ from goodreads import sample
 from goodreads.cache import Prefix
 from goodreads.cli import InputError
 from goodreads.download import CHUNK, Changed, Download, Limits
+from goodreads.labels import file_name
 
 UCSD = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/byGenre/"
 BLOCK = 1 << 20  # bytes of text unpacked at a time: bounds the memory whatever the compression
@@ -65,7 +66,7 @@ class Source:
 
     def describe(self, genre: str) -> str:
         """The URL or path of a genre's file, for messages and the manifest."""
-        name = f"goodreads_reviews_{genre}.json.gz"
+        name = file_name(genre)
         if self.base == "sample":
             return f"sample:{name}"
         return f"{self.base.rstrip('/')}/{name}" if self.remote else str(Path(self.base) / name)
@@ -80,14 +81,13 @@ class Stream:
         bytes: compressed bytes read, fetched now or before.
         version: what the server called the file (ETag or Last-Modified); for a local file its size and
             modification time; empty where nothing is known.
-        ended: whether the end of the file was reached.
     """
 
     def __init__(self, source: Source, genre: str, stop: Event) -> None:
         """Nothing is opened before the first line is asked for; ``stop`` ends waits and reading."""
         self.where = source.describe(genre)
         self.name = f"{genre}: {self.where}"
-        self.bytes, self.version, self.ended = 0, "", False
+        self.bytes, self.version = 0, ""
         self._source, self._genre, self._stop = source, genre, stop
         self._download: Download | None = None
         self._prefix: Prefix | None = None
@@ -105,7 +105,6 @@ class Stream:
         """
         with closing(self._chunks()) as chunks:
             yield from line_blocks(self._counted(chunks), self.name)
-        self.ended = True
 
     def forget(self) -> None:
         """Drop what the cache holds of this file: it turned out to be damaged."""

@@ -111,16 +111,22 @@ def damaged_file(
     return None
 
 
+def _checked(data_dir: Path, name: str) -> tuple[dict[str, Any], list[str]]:
+    """The manifest, and the names of a split's files, once what is there has been checked against it."""
+    manifest = read_manifest(data_dir)
+    files = train_files(manifest) if name == "train" else ["test.parquet"]
+    if problem := damaged_file(data_dir, manifest, files):
+        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+    return manifest, files
+
+
 def read_split(data_dir: Path, name: str) -> Split:
     """Load the split ``train`` or ``test`` after checking every file that is there against the manifest.
 
     Raises:
         InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
-    manifest = read_manifest(data_dir)
-    files = train_files(manifest) if name == "train" else ["test.parquet"]
-    if problem := damaged_file(data_dir, manifest, files):
-        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+    manifest, files = _checked(data_dir, name)
     wanted = ["review_id", "text", "label"]
     table = pa.concat_tables(pq.read_table(data_dir / file, schema=SCHEMA, columns=wanted) for file in files)
     columns = {column: table[column].to_pylist() for column in wanted}
@@ -129,12 +135,9 @@ def read_split(data_dir: Path, name: str) -> Split:
 
 def read_train(data_dir: Path) -> Split | ShardedSplit:
     """The train split after the same checks as ``read_split``: in memory, or as shards where it has some."""
-    manifest = read_manifest(data_dir)
-    files = train_files(manifest)
-    if files == ["train.parquet"]:
+    if train_files(read_manifest(data_dir)) == ["train.parquet"]:
         return read_split(data_dir, "train")
-    if problem := damaged_file(data_dir, manifest, files):
-        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+    manifest, files = _checked(data_dir, "train")
     return ShardedSplit(
         {data_dir / name: manifest["files"][name]["sha256"] for name in files}, manifest["labels"]
     )
