@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from goodreads.arguments import BatchPlan
 from goodreads.batches import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
 from goodreads.cli import InputError, log
+from goodreads.dropout import ReviewDropout
 from goodreads.files import read_json, write_json
 from goodreads.first_token import skip_unread
 from goodreads.tokens import Padding
@@ -67,8 +68,9 @@ class GenreTrainer(Trainer):
 
     To the Trainer a batch is a process's share of an effective batch: every n-th review of it, so that the
     lengths are the same everywhere. ``training_step`` takes the share in micro-batches and divides by the
-    reviews of the effective batch, so that neither the number of processes nor of micro-batches changes
-    the gradient, whatever is left for the last batch of an epoch. Evaluation shares out whole batches.
+    reviews of the effective batch, and dropout is each review's own, so that neither the number of processes
+    nor of micro-batches changes the gradient, whatever is left for the last batch of an epoch. Evaluation
+    shares out whole batches.
 
     Args:
         plan: reviews per step and what a device takes at once.
@@ -84,6 +86,7 @@ class GenreTrainer(Trainer):
         loss = partial(mean_loss, label_smoothing=kwargs["args"].label_smoothing_factor)
         super().__init__(compute_loss_func=loss, **kwargs)
         skip_unread(self.model)
+        self.dropout = ReviewDropout(self.model, self.args.seed)
         self.order = LengthGroupedBatches(self.train_dataset.lengths, plan.effective, self.args.seed)
         self.plan, self.padding, self.fingerprint = plan, padding, fingerprint
         self.tokens = plan.tokens  # a micro-batch's limit, lowered when the memory does not suffice
@@ -144,6 +147,7 @@ class GenreTrainer(Trainer):
         inputs = self.train_dataset.batch(indices, self.padding, self.args.device)
         if not counts:
             inputs["labels"].fill_(-100)
+        self.dropout.begin(self.state.global_step, indices, inputs["attention_mask"])
         config = self.model.config
         if self.args.device.type == "cuda" and (config.model_type, config._attn_implementation) == SDPA:
             inputs["attention_mask"] = square_mask(inputs["attention_mask"])
@@ -182,15 +186,13 @@ class GenreTrainer(Trainer):
         """
         lengths = self.train_dataset.lengths
         longest = longest_first(lengths)[: self.plan.per_device]
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         while True:
             part = token_budget_batches([lengths[i] for i in longest], self.tokens)[0]
             self._at_work = (len(part), lengths[longest[0]], False)
             try:
                 room = torch.empty(2 * parameters, device=self.args.device)
-                with torch.random.fork_rng(devices=devices):
-                    self._backward(self.model, [longest[i] for i in part], False, 1)
+                self._backward(self.model, [longest[i] for i in part], False, 1)
                 break
             except RuntimeError as error:
                 self._split_further(error)
