@@ -69,8 +69,8 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     from goodreads import modelling, runtime
     from goodreads.arguments import complete
     from goodreads.model_folder import check_replaceable, save
-    from goodreads.tokens import load_or_tokenize
-    from goodreads.training import discard_checkpoints, last_checkpoint, leave_group
+    from goodreads.processes import first_on_each_disk, leave_group
+    from goodreads.training import discard_checkpoints, last_checkpoint
     from goodreads.training_log import training_record
 
     transformers.logging.set_verbosity_error()  # that the classifier's weights are new is no news here
@@ -83,7 +83,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     arguments, plan = complete(options, training, device.type, int(os.environ.get("WORLD_SIZE", 1)))
     phases.end("start")
 
-    with arguments.main_process_first(desc="data"):
+    with first_on_each_disk(arguments):
         manifest, splits = load_splits(options)
     phases.end("data")
 
@@ -97,11 +97,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     )
     phases.end("model")
 
-    with arguments.main_process_first(desc="tokens"):
-        encoded = {
-            name: load_or_tokenize(options.data_dir, name, split, tokenizer, options.max_length)
-            for name, split in splits.items()
-        }
+    encoded = tokenize_splits(options, arguments, splits, tokenizer)
     phases.end("tokenize")
 
     trainer, stop = build_trainer(options, arguments, plan, model, tokenizer, encoded, fingerprint)
@@ -142,6 +138,29 @@ def load_splits(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
             raise InputError("--validation-per-genre goes with a sampled train split, not with shards")
         splits["train"], splits["validation"] = carve(train, options.validation_per_genre)
     return read_manifest(options.data_dir), splits
+
+
+def tokenize_splits(
+    options: argparse.Namespace, arguments: Any, splits: dict[str, Any], tokenizer: Any
+) -> dict[str, Any]:
+    """The splits' tokens by name; shards are tokenized by all processes, each its share.
+
+    Raises:
+        InputError: the tokens of shards cannot be written.
+    """
+    from goodreads.processes import first_on_each_disk, shares
+    from goodreads.splits import ShardedSplit
+    from goodreads.tokens import load_or_tokenize, tokenize_share
+
+    if isinstance(splits["train"], ShardedSplit):
+        for rank, count in shares(arguments):
+            tokenize_share(options.data_dir, splits["train"], tokenizer, options.max_length, rank, count)
+            arguments.distributed_state.wait_for_everyone()
+    with first_on_each_disk(arguments):
+        return {
+            name: load_or_tokenize(options.data_dir, name, split, tokenizer, options.max_length)
+            for name, split in splits.items()
+        }
 
 
 def run_fingerprint(options: argparse.Namespace, arguments: Any, manifest: dict[str, Any]) -> dict[str, Any]:

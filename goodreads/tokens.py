@@ -3,7 +3,7 @@
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -217,8 +217,46 @@ class _Spliced:
         return found
 
 
+def tokenize_share(
+    data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: int, rank: int, count: int
+) -> None:
+    """Make what ``load_or_tokenize`` will look for, of every ``count``-th shard from number ``rank`` on.
+
+    For several processes, each with its share; tokens that are there already are not made again.
+
+    Raises:
+        InputError: the tokens cannot be written.
+    """
+    mine = list(_token_files(data_dir, split, tokenizer, max_length))[rank::count]
+    missing = [(shard, path, key) for shard, path, key in mine if _key(path) != key]
+    progress = Progress("tokenize", len(missing), "shards")
+    for shard, path, key in missing:
+        _write(path, key, _tokenize_shard(shard, tokenizer, max_length))
+        progress.update(1)
+    progress.close()
+
+
+def _token_files(
+    data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: int
+) -> Iterator[tuple[Path, Path, str]]:
+    """Each shard, the file of its tokens, and the key that this file must have."""
+    same = [FORMAT, tokenizer_sha256(tokenizer), str(max_length)]
+    for shard, sha256 in split.shards.items():
+        yield shard, data_dir / "tokens" / f"{shard.stem}.safetensors", sha256_lines([*same, sha256])
+
+
+def _key(path: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("key")
+    except (OSError, SafetensorError):
+        return None
+
+
 def _sharded(data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: int) -> TokenizedReviews:
-    """Shards streamed through ``datasets`` and tokenized one by one, their tokens in a mapped file each.
+    """The tokens of all shards, in a mapped file each; those that are missing or damaged are made.
 
     A run that was interrupted goes on with the shard it had reached. In memory are 16 bytes per review, and
     one shard's tokens while they are made or checked.
@@ -228,11 +266,9 @@ def _sharded(data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: in
     """
     from safetensors import safe_open
 
-    same = [FORMAT, tokenizer_sha256(tokenizer), str(max_length)]
     files, lengths, labels = [], [], []
-    progress = Progress("tokenize", len(split.shards), "shards")
-    for shard, sha256 in split.shards.items():
-        path, key = data_dir / "tokens" / f"{shard.stem}.safetensors", sha256_lines([*same, sha256])
+    progress = Progress("tokens", len(split.shards), "shards")
+    for shard, path, key in _token_files(data_dir, split, tokenizer, max_length):
         found = _read(path, key)
         if found is None:
             found = _tokenize_shard(shard, tokenizer, max_length)
@@ -251,6 +287,7 @@ def _sharded(data_dir: Path, split: ShardedSplit, tokenizer: Any, max_length: in
 
 
 def _tokenize_shard(shard: Path, tokenizer: Any, max_length: int) -> TokenizedReviews:
+    """Stream a shard through ``datasets``; its token ids."""
     from datasets import load_dataset
 
     stream = load_dataset("parquet", data_files=str(shard), split="train", streaming=True)

@@ -5,7 +5,6 @@ an order that depends on the seed and the epoch alone; a signal saves a checkpoi
 only once it is complete.
 """
 
-import gc
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -268,16 +267,3 @@ def discard_checkpoints(folder: Path) -> None:
     if folder.exists():
         log.info("removing the checkpoints in %s", folder)
         shutil.rmtree(folder)
-
-
-def leave_group(trainer: Trainer) -> None:
-    """End the exchange between processes, if there is one.
-
-    All that uses it must be gone by then: threads that are still there when Python exits abort the process.
-    """
-    if torch.distributed.is_initialized():
-        trainer.model_wrapped = trainer.model
-        trainer.callback_handler.optimizer = trainer.optimizer = None
-        trainer.accelerator.free_memory()  # drops the wrapped model, and collects garbage
-        gc.collect()
-        torch.distributed.destroy_process_group()

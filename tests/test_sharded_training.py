@@ -3,20 +3,25 @@
 import json
 import random
 import shutil
+import socket
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from goodreads import shards, tokens
 from goodreads.modelling import build
+from goodreads.processes import shares
 from goodreads.splits import ShardedSplit, read_split, read_train
-from goodreads.tokens import Padding, load_or_tokenize
+from goodreads.tokens import Padding, load_or_tokenize, tokenize_share
 from tests.conftest import QUICK
-from tests.helpers import assert_one_line_error, run_script, succeeded
+from tests.helpers import assert_one_line_error, command, environment, run_script, succeeded
 from tests.test_data_loader import TWO, load
 from tests.test_whole_files import everything
 
@@ -73,6 +78,96 @@ def test_tokens_of_shards_are_kept_and_never_believed_when_damaged(
     load_or_tokenize(data, "train", split, tokenizer, 64)
     load_or_tokenize(data, "train", split, tokenizer, 32)
     assert made[2:] == ["romance-00000", "poetry-00000", "romance-00000"]
+
+
+@pytest.mark.parametrize(("machines", "local"), [(1, 1), (1, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize("one_disk", [True, False])
+def test_processes_share_out_the_shards_on_one_disk_or_one_per_machine(
+    tmp_path: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, machines: int, local: int, one_disk: bool
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    disks = [tmp_path / f"disk-{0 if one_disk else machine}" for machine in range(machines)]
+    made: list[Path] = []
+    real = tokens._tokenize_shard
+
+    def counted(shard: Path, *rest: Any) -> Any:
+        made.append(shard)
+        return real(shard, *rest)
+
+    monkeypatch.setattr(tokens, "_tokenize_shard", counted)
+    tokenizer, _ = build("scratch", read_train(sharded), 64, 1)
+    splits = []
+    for disk in disks:
+        shutil.copytree(sharded, disk, dirs_exist_ok=True)
+        split = read_train(disk)
+        for number in range(5):
+            more = disk / "train" / f"more-{number}.parquet"
+            shutil.copyfile(disk / "train" / "poetry-00000.parquet", more)
+            split.shards[more] = f"its hash {number}"
+        splits.append(split)
+    ranks = [(machine, place) for machine in range(machines) for place in range(local)]
+    turns: list[list[int]] = [[], []]  # shards that each process makes
+    for turn, counts in enumerate(turns):
+        for rank, (machine, place) in enumerate(ranks):
+            process = SimpleNamespace(world_size=len(ranks), process_index=rank, local_process_index=place)
+            before = len(made)
+            for share in shares(process)[turn : turn + 1]:
+                tokenize_share(disks[machine], splits[machine], tokenizer, 64, *share)
+            counts.append(len(made) - before)
+    assert sum(turns[0]) == 7 and max(turns[0]) - min(turns[0]) <= 1
+    assert sum(turns[1]) == 7 * (len(set(disks)) - 1)
+    for disk, split in zip(disks, splits):
+        found = load_or_tokenize(disk, "train", split, tokenizer, 64)
+        assert len(found) == sum(pq.read_metadata(shard).num_rows for shard in split.shards)
+    assert len(made) == len(set(made)) == 7 * len(set(disks))
+
+
+@pytest.mark.parametrize("one_disk", [True, False])
+def test_two_machines_train_to_the_weights_of_one(tmp_path: Path, sharded: Path, one_disk: bool) -> None:
+    """Two launchers, each a machine of one process, in one folder or in two."""
+    folders = [tmp_path / "both"] * 2 if one_disk else [tmp_path / "first", tmp_path / "second"]
+    for folder in {*folders, tmp_path / "alone"}:
+        shutil.copytree(sharded, folder / "data")
+    options = (*QUICK, "--optim", "sgd", "--learning_rate", 0.5, "--effective_batch_size", 24)
+    succeeded(run_script("train.py", *options, cwd=tmp_path / "alone"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank, folder in enumerate(folders):
+        launcher = f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --nproc-per-node 1"
+        launcher += f" --master-addr 127.0.0.1 --master-port {port}"
+        train = command("train.py", *options)
+        processes.append(
+            subprocess.Popen(
+                [train[0], *launcher.split(), *train[1:]],
+                cwd=folder,
+                env=environment(folder, OMP_NUM_THREADS="1"),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in processes:
+        _, log = process.communicate(timeout=280)
+        assert process.returncode == 0, log[-8000:]
+    weights, wanted = (
+        load_file(folder / "model" / "model.safetensors") for folder in (folders[0], tmp_path / "alone")
+    )
+    for name, weight in wanted.items():
+        assert (weights[name] - weight).norm() <= 1e-5 * weight.norm() + 1e-7, name
+    logs = [
+        json.loads((folder / "results" / "training_log.json").read_text())
+        for folder in (folders[0], tmp_path / "alone")
+    ]
+    assert logs[0]["batch"]["devices"] == 2
+    assert logs[0]["steps"] == logs[1]["steps"]
+    for mine, theirs in zip(logs[0]["epochs"], logs[1]["epochs"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    for folder in folders:
+        assert len(list((folder / "data" / "tokens").iterdir())) == 2
+        assert not list((folder / "data").glob(".*"))
+    if not one_disk:
+        assert not (folders[1] / "model").exists()
 
 
 def test_training_on_shards_gives_the_weights_of_training_on_one_table(tmp_path: Path, sharded: Path) -> None:
