@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import orjson
 import requests
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 from benchmarks.memory import peak_bytes
 from data_loader import load
@@ -41,6 +41,7 @@ from goodreads.labels import GENRES, file_name, parse_genres
 from goodreads.protocol import Parameters, sample_genres
 from goodreads.reading import BadLines
 from goodreads.sample import review
+from goodreads.sampling import draw_indices
 from goodreads.shards import HeldOut, Shards
 from goodreads.source import Source, Stream
 
@@ -180,6 +181,34 @@ def ours(base: str, head: int) -> dict[str, list[Any]]:
         Parameters(base, head=head, per_genre=head // 10, train_per_genre=head // 20), Source(base)
     )
     return {genre: sample.reviews for genre, sample in read.items()}
+
+
+def bare(port: int, head: int) -> dict[str, list[Any]]:
+    """The least that Python can do, a thread per core: sockets, igzip, newlines, the sampled lines' JSON.
+
+    No HTTP library, no check, no retry, no progress: what any reader of whole lines takes at least.
+    """
+    drawn = draw_indices(dict.fromkeys(parse_genres(",".join(GENRES)), head), head // 10, 42)
+
+    def read(genre: str) -> list[Any]:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(f"GET /{file_name(genre)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            body = connection.makefile("rb", buffering=CHUNK)
+            while body.readline() != b"\r\n":
+                pass
+            text = igzip.IGzipFile(fileobj=body, mode="rb")
+            lines, wanted, count, rest = {}, set(drawn[genre]), 0, b""
+            while count < head:
+                block, start = rest + text.read1(2 * CHUNK), 0
+                while count < head and (end := block.find(b"\n", start)) >= 0:
+                    if count in wanted:
+                        lines[count] = block[start:end]
+                    count, start = count + 1, end + 1
+                rest = block[start:]
+        return [orjson.loads(lines[index]) for index in drawn[genre]]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(drawn, pool.map(read, drawn)))
 
 
 def needed_bytes(path: Path, head: int) -> list[bytes]:
@@ -332,17 +361,21 @@ def measure(folder: Path, scratch: Path, reviews: int, repeats: int) -> dict[str
             ways: dict[str, Callable[[], Any]] = {
                 "reference": partial(reference, base, head),
                 "ours": partial(ours, base, head),
+                "bare": partial(bare, at, head),
                 "igzip alone": partial(igzip_alone, chunks),
             }
-            if [[r["review_id"] for r in rows] for rows in reference(base, head).values()] != [
-                [r["review_id"] for r in rows] for rows in ours(base, head).values()
-            ]:
-                raise InputError("the two ways draw different samples")
+            found = [
+                [[record["review_id"] for record in rows] for rows in ways[way]().values()]
+                for way in ("reference", "ours", "bare")
+            ]
+            if not found[0] == found[1] == found[2]:
+                raise InputError("the ways draw different samples")
             seconds = paired(ways, repeats, Progress(line, repeats + 1, "turns"))
             figures[line] = {
                 "seconds": {way: median(values) for way, values in seconds.items()},
                 "reference_to_ours": ratio(seconds, "reference", "ours"),
                 "ours_to_igzip": ratio(seconds, "ours", "igzip alone"),
+                "bare_to_igzip": ratio(seconds, "bare", "igzip alone"),
             }
     figures |= read_whole(folder, scratch, head)
     figures["parts"] = parts(folder, head, repeats)
@@ -359,7 +392,11 @@ def table(figures: dict[str, Any]) -> str:
         entry = figures[line]
         seconds = ", ".join(f"{way} {value:.3f} s" for way, value in entry["seconds"].items())
         lines.append(f"{line:<10}{seconds}; {entry['reference_to_ours']:.1f}x the reference (bar {limit}x)")
-    lines.append(f"          on loopback {figures['loopback']['ours_to_igzip']:.2f}x igzip alone (bar 1.5x)")
+    entry = figures["loopback"]
+    lines.append(
+        f"          on loopback {entry['ours_to_igzip']:.2f}x igzip alone (bar 1.5x); "
+        f"{entry['bare_to_igzip']:.2f}x the bare way"
+    )
     for key, bar in (("head_all", " (bar 150)"), ("per_genre_all", ""), ("eight_genres_all", "")):
         f = figures[key]
         lines.append(

@@ -150,6 +150,8 @@ def complete(
         "ddp_backend": training["ddp_backend"] or ("gloo" if device_type == "cpu" and devices > 1 else None),
         # a classifier uses all its parameters; looking for unused ones takes time at every step
         "ddp_find_unused_parameters": bool(training["ddp_find_unused_parameters"]),
+        # they never change, and a process that takes a batch again would ask for them when others do not
+        "ddp_broadcast_buffers": bool(training["ddp_broadcast_buffers"]),
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),
     }

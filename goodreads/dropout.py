@@ -57,6 +57,8 @@ class ReviewDropout:
         with np.errstate(over="ignore"):
             hashed = np.array(reviews, np.uint64) * np.uint64(GOLDEN) + np.uint64(self._base)
         first = torch.from_numpy((hashed >> np.uint64(64 - ROWS_BITS)).astype(np.int64))
+        if attention_mask.is_cuda:
+            first = first.pin_memory()  # for a copy that nobody waits for
         first = first.to(attention_mask.device, non_blocking=True)
         self._rows = (first[:, None] + attention_mask.cumsum(1)) % ROWS
 

@@ -24,11 +24,14 @@ import os, runpy, sys
 import torch
 from transformers import DistilBertForSequenceClassification as Model
 
-forward, limit = Model.forward, {limit}
+forward, limit, passes = Model.forward, {limit}, 0
 
 def limited(self, input_ids=None, **inputs):
+    global passes
+    passes += self.training
     if input_ids.numel() > limit and self.training and int(os.environ.get("RANK", 0)) == {rank}:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        if passes > {after}:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
     return forward(self, input_ids=input_ids, **inputs)
 
 Model.forward = limited
@@ -36,6 +39,12 @@ sys.argv[0] = "train.py"
 sys.path.insert(0, {root!r})
 runpy.run_path({root!r} + "/train.py", run_name="__main__")
 """
+
+
+def limited(path: Path, limit: int, rank: int = 0, after: int = 0) -> Path:
+    """train.py with memory for ``limit`` tokens on one process, from the pass ``after`` that many on."""
+    path.write_text(LIMITED.format(limit=limit, rank=rank, after=after, root=str(ROOT)))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +164,7 @@ def test_processes_are_interrupted_together_and_resumed(tmp_path: Path, start: t
 def test_out_of_memory_is_answered_with_smaller_parts_of_the_same_batch(
     tmp_path: Path, start: tuple[Any, ...], alone: Run
 ) -> None:
-    script = tmp_path / "limited.py"
-    script.write_text(LIMITED.format(limit=150, rank=0, root=str(ROOT)))
+    script = limited(tmp_path / "limited.py", 150)
     result = launch(tmp_path / "run", [], start, script)
     assert_same(outcome(tmp_path / "run", result), alone)
     assert "out of memory with 16 reviews of 48 tokens: from now on at most 384 tokens" in result.stderr
@@ -166,16 +174,36 @@ def test_out_of_memory_is_answered_with_smaller_parts_of_the_same_batch(
 def test_processes_agree_on_what_fits_into_the_smallest_memory(
     tmp_path: Path, start: tuple[Any, ...], alone: Run
 ) -> None:
-    script = tmp_path / "limited.py"
-    script.write_text(LIMITED.format(limit=150, rank=1, root=str(ROOT)))
+    script = limited(tmp_path / "limited.py", 150, rank=1)
     result = launch(tmp_path / "run", torchrun(2), start, script)
     assert_same(outcome(tmp_path / "run", result), alone)
     assert "out of memory with 8 reviews of 48 tokens" in result.stderr
 
 
+def test_out_of_memory_once_others_wait_for_the_gradients_is_an_error_that_says_what_to_do(
+    tmp_path: Path, start: tuple[Any, ...]
+) -> None:
+    script = limited(tmp_path / "limited.py", 150, rank=1, after=3)
+    result = launch(tmp_path / "run", torchrun(2), start, script)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stderr.splitlines() if "train.py: error: " in line)
+    assert "out of memory with 8 reviews of 48 tokens; run again with" in line
+    assert line.endswith("--effective_batch_size 16 --per_device_train_batch_size 4")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_out_of_memory_before_that_is_answered_with_smaller_parts_on_one_process_alone(
+    tmp_path: Path, start: tuple[Any, ...], alone: Run
+) -> None:
+    script = limited(tmp_path / "limited.py", 150, rank=1, after=3)
+    arguments = (*start, "--per_device_train_batch_size", 4, "--effective_batch_size", 16)
+    result = launch(tmp_path / "run", torchrun(2), arguments, script)
+    assert_same(outcome(tmp_path / "run", result), alone)
+    assert "out of memory with 4 reviews of 46 tokens: from now on at most 92 tokens" in result.stderr
+
+
 def test_out_of_memory_with_a_single_review_is_an_error(tmp_path: Path, start: tuple[Any, ...]) -> None:
-    script = tmp_path / "limited.py"
-    script.write_text(LIMITED.format(limit=20, rank=0, root=str(ROOT)))
+    script = limited(tmp_path / "limited.py", 20)
     result = launch(tmp_path / "run", [], start, script)
     assert_one_line_error(result, "out of memory with one review of 48 tokens", "--max_length")
     assert not (tmp_path / "run" / "model").exists()
