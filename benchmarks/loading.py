@@ -191,18 +191,17 @@ def bare(port: int, head: int) -> dict[str, list[Any]]:
     drawn = draw_indices(dict.fromkeys(parse_genres(",".join(GENRES)), head), head // 10, 42)
 
     def read(genre: str) -> list[Any]:
+        lines, left = {}, iter([*sorted(drawn[genre]), head])
+        count, wanted, rest = 0, next(left), b""
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(f"GET /{file_name(genre)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            body = connection.makefile("rb", buffering=CHUNK)
-            while body.readline() != b"\r\n":
-                pass
-            text = igzip.IGzipFile(fileobj=body, mode="rb")
-            lines, wanted, count, rest = {}, set(drawn[genre]), 0, b""
+            connection.recv(connection.recv(4096, socket.MSG_PEEK).index(b"\r\n\r\n") + 4)
+            text = igzip.IGzipFile(fileobj=connection.makefile("rb", buffering=0), mode="rb")
             while count < head:
                 block, start = rest + text.read1(2 * CHUNK), 0
                 while count < head and (end := block.find(b"\n", start)) >= 0:
-                    if count in wanted:
-                        lines[count] = block[start:end]
+                    if count == wanted:
+                        lines[count], wanted = block[start:end], next(left)
                     count, start = count + 1, end + 1
                 rest = block[start:]
         return [orjson.loads(lines[index]) for index in drawn[genre]]

@@ -111,16 +111,24 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
 class Progress:
     """A tqdm bar on a terminal; elsewhere a plain line every ``every`` seconds and one at the end.
 
-    Attributes:
-        started: when it was made, on the monotonic clock.
-        note: text that is shown after the count.
+    Args:
+        label, total, unit: what is counted, how many there will be if that is known, and of what.
+        position: line of the terminal.
+        every: seconds.
+        note: says what is shown after the count, given the seconds since the start; asked only when needed.
     """
 
     def __init__(
-        self, label: str, total: int | None, unit: str, position: int = 0, every: float = 10.0
+        self,
+        label: str,
+        total: int | None,
+        unit: str,
+        position: int = 0,
+        every: float = 10.0,
+        note: Callable[[float], str] = lambda seconds: "",
     ) -> None:
-        self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.count, self.note = 0, ""
+        self.label, self.total, self.unit, self.every, self.note = label, total, unit, every, note
+        self.count = 0
         self.started = self._last = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
@@ -131,11 +139,15 @@ class Progress:
     def update(self, n: int) -> None:
         """Count ``n`` more units."""
         self.count += n
+        now = time.monotonic()
+        due = now - self._last >= (0.1 if self._bar is not None else self.every)
+        if due:
+            self._last = now
         if self._bar is not None:
-            self._bar.set_postfix_str(self.note, refresh=False)
+            if due:
+                self._bar.set_postfix_str(self.note(now - self.started), refresh=False)
             self._bar.update(n)
-        elif time.monotonic() - self._last >= self.every:
-            self._last = time.monotonic()
+        elif due:
             self._line()
 
     def close(self) -> None:
@@ -149,5 +161,5 @@ class Progress:
         seconds = time.monotonic() - self.started
         rate = self.count / seconds if seconds else 0.0
         count = f"{self.count:,}" if self.total is None else f"{self.count:,} of {self.total:,}"
-        note = f"; {self.note}" if self.note else ""
-        log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note)
+        note = self.note(seconds)
+        log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note and f"; {note}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -80,19 +81,17 @@ def sample_lines(
                     wanted = sampler.next
                 count += 1
                 start = line_end + 1
-            show(progress, stream, count - before)
+            progress.update(count - before)
             if count == limit:
                 break
     reviews = [bad.parse(line, stream.name, index) for index, line in sampler.kept()]
     return Sampled(count, stream.bytes, reviews, bad.problems)
 
 
-def show(progress: Progress, stream: Stream, lines: int) -> None:
-    """Count lines in the genre's progress, with its megabytes, rate and broken connections."""
-    rate = stream.bytes / 1e6 / max(time.monotonic() - progress.started, 1e-9)
+def _traffic(stream: Stream, seconds: float) -> str:
+    """For the progress: megabytes, their rate, and broken connections."""
     retries = f", {stream.retries} retries" if stream.retries else ""
-    progress.note = f"{stream.bytes / 1e6:.1f} MB, {rate:.1f} MB/s{retries}"
-    progress.update(lines)
+    return f"{stream.bytes / 1e6:.1f} MB, {stream.bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s{retries}"
 
 
 def each_genre(
@@ -109,8 +108,9 @@ def each_genre(
     done: queue.SimpleQueue[tuple[str, T | BaseException]] = queue.SimpleQueue()
 
     def run(position: int, genre: str) -> None:
-        progress = Progress(genre, genres[genre], "reviews", position=position)
         stream = Stream(source, genre, stop)
+        note = partial(_traffic, stream)
+        progress = Progress(genre, genres[genre], "reviews", position=position, note=note)
         try:
             done.put((genre, work(genre, stream, progress)))
             progress.close()

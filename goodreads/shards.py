@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from goodreads.cli import InputError, Progress, log
 from goodreads.data_report import SHORT_WORDS
 from goodreads.files import atomic_path, read_json, sha256_file, write_json
-from goodreads.reading import BadLines, show
+from goodreads.reading import BadLines
 from goodreads.source import Stream
 from goodreads.splits import SCHEMA
 
@@ -126,7 +126,7 @@ class Shards:
                 first = max(0, self.state.lines - count)
                 self._add(lines[first:], count + first, stream, held_out, bad)
                 count += len(lines)
-                show(progress, stream, len(lines))
+                progress.update(len(lines))
                 if count == limit:
                     break
             if not count:
