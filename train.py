@@ -31,33 +31,20 @@ DECISIVE = (
 ).split()
 
 
-class Phases:
-    """Wall time of each phase, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def end(self, name: str) -> None:
-        """The phase that ran until now is called ``name``."""
-        now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
-
-
 def main() -> None:
     """Parse the command line and run."""
+    started = time.perf_counter()
     from goodreads.arguments import parse, print_training_help
 
-    phases = Phases()
     parser = _parser()
     if "--help-all" in sys.argv:
         print_training_help(parser.prog)
     else:
         options, training = parse(parser, sys.argv[1:])
-        train(options, training, phases)
+        train(options, training, started)
 
 
-def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases) -> None:
+def train(options: argparse.Namespace, training: dict[str, Any], started: float) -> None:
     """Load the data, tokenize, fine-tune, save the model and the log.
 
     Raises:
@@ -71,13 +58,14 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     from goodreads.model_folder import check_replaceable, save
     from goodreads.processes import first_on_each_disk, leave_group
     from goodreads.training import discard_checkpoints, last_checkpoint
-    from goodreads.training_log import training_record
+    from goodreads.training_log import Phases, training_record
 
     transformers.logging.set_verbosity_error()  # that the classifier's weights are new is no news here
     transformers.logging.disable_progress_bar()
     rank = int(os.environ.get("RANK", 0))
     if rank:
         log.setLevel("ERROR")  # one process speaks for all
+    phases = Phases(started)
     device = runtime.choose_device(options.require_gpu, training["use_cpu"])
     check_replaceable(options.output_dir)
     arguments, plan = complete(options, training, device.type, int(os.environ.get("WORLD_SIZE", 1)))
@@ -101,7 +89,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], phases: Phases)
     phases.end("tokenize")
 
     trainer, stop = build_trainer(options, arguments, plan, model, tokenizer, encoded, fingerprint)
-    announce(device, arguments, plan, trainer)
+    runtime.announce(device, arguments, plan, trainer)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     phases.end("train")
     leave_group(trainer)
@@ -223,43 +211,6 @@ def build_trainer(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callbacks.PlainLog())
     return trainer, stop
-
-
-def announce(device: Any, arguments: Any, plan: Any, trainer: Any) -> None:
-    """Say what the run uses and why; without a GPU, say in a box how long that takes."""
-    import torch
-
-    from goodreads import runtime
-
-    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32"
-    automatic, reason = runtime.choose_precision(device.type)
-    log.info("device: %s, %s (%s)", device.type, device.name, device.reason)
-    log.info("precision: %s (%s)", precision, reason if precision == automatic else "as asked")
-    attention = trainer.model.config._attn_implementation
-    log.info("attention: %s (what transformers chose for this model and torch build)", attention)
-    log.info("%s", plan)
-    tokens = sum(trainer.order.lengths)
-    padding = trainer.order.padding_share(plan.devices, plan.tokens, plan.per_device)
-    log.info("data: %s tokens an epoch, %.1f %% padding", f"{tokens:,}", 100 * padding)
-    if device.type == "cuda" and torch.cuda.device_count() > plan.devices:
-        log.warning(
-            "%d of %d GPUs are idle; use all with: torchrun --nproc-per-node %d train.py",
-            torch.cuda.device_count() - plan.devices,
-            torch.cuda.device_count(),
-            torch.cuda.device_count(),
-        )
-    if not device.is_gpu:
-        parameters = trainer.model.num_parameters(exclude_embeddings=True)
-        seconds = runtime.training_seconds(parameters, int(tokens * arguments.num_train_epochs))
-        box = [
-            "NO GPU: training runs on the CPU.",
-            *(f"One was asked for: {asked}." for asked in [runtime.gpu_asked_for()] if asked),
-            f"Why: {device.reason}.",
-            f"Estimated training time: {runtime.duration(seconds)}.",
-            f"If there is one: {runtime.CONTAINER_HINT}.",
-            "To stop instead of training without one: --require-gpu.",
-        ]
-        log.warning("\n%s", runtime.boxed(box))
 
 
 def finish(options: argparse.Namespace, record: dict[str, Any], files: dict[str, str]) -> None:

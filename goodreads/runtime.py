@@ -1,4 +1,7 @@
-"""The machine: which device and number format, what is installed, how long training will take."""
+"""The machine: which device and number format, what is installed, how long training will take.
+
+And what a run says of it when it starts.
+"""
 
 import math
 import os
@@ -12,7 +15,7 @@ from typing import Any
 
 import torch
 
-from goodreads.cli import InputError
+from goodreads.cli import InputError, log
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "huggingface_hub", "accelerate")
 CONTAINER_HINT = "in a container, start it with `--gpus all` on a host that has the NVIDIA container toolkit"
@@ -184,3 +187,36 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def announce(device: Device, arguments: Any, plan: Any, trainer: Any) -> None:
+    """Say what the run uses and why; without a GPU, say in a box how long that takes."""
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32"
+    automatic, reason = choose_precision(device.type)
+    log.info("device: %s, %s (%s)", device.type, device.name, device.reason)
+    log.info("precision: %s (%s)", precision, reason if precision == automatic else "as asked")
+    attention = trainer.model.config._attn_implementation
+    log.info("attention: %s (what transformers chose for this model and torch build)", attention)
+    log.info("%s", plan)
+    tokens = sum(trainer.order.lengths)
+    padding = trainer.order.padding_share(plan.devices, plan.tokens, plan.per_device)
+    log.info("data: %s tokens an epoch, %.1f %% padding", f"{tokens:,}", 100 * padding)
+    if device.type == "cuda" and torch.cuda.device_count() > plan.devices:
+        log.warning(
+            "%d of %d GPUs are idle; use all with: torchrun --nproc-per-node %d train.py",
+            torch.cuda.device_count() - plan.devices,
+            torch.cuda.device_count(),
+            torch.cuda.device_count(),
+        )
+    if not device.is_gpu:
+        parameters = trainer.model.num_parameters(exclude_embeddings=True)
+        seconds = training_seconds(parameters, int(tokens * arguments.num_train_epochs))
+        box = [
+            "NO GPU: training runs on the CPU.",
+            *(f"One was asked for: {asked}." for asked in [gpu_asked_for()] if asked),
+            f"Why: {device.reason}.",
+            f"Estimated training time: {duration(seconds)}.",
+            f"If there is one: {CONTAINER_HINT}.",
+            "To stop instead of training without one: --require-gpu.",
+        ]
+        log.warning("\n%s", boxed(box))

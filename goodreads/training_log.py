@@ -1,11 +1,26 @@
 """training_log.json: what a run did, epoch by epoch, and at what speed. README, "Files", has the format."""
 
 import math
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from goodreads import runtime
+
+
+class Phases:
+    """Wall time of each phase, in seconds."""
+
+    def __init__(self, started: float) -> None:
+        """The first phase began at ``started``, of ``time.perf_counter``."""
+        self.seconds: dict[str, float] = {}
+        self._last = started
+
+    def end(self, name: str) -> None:
+        """The phase that ran until now is called ``name``."""
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
 
 
 def training_record(
