@@ -394,7 +394,7 @@ def table(figures: dict[str, Any]) -> str:
     entry = figures["loopback"]
     lines.append(
         f"          on loopback {entry['ours_to_igzip']:.2f}x igzip alone (bar 1.5x); "
-        f"{entry['bare_to_igzip']:.2f}x the bare way"
+        f"the bare way {entry['bare_to_igzip']:.2f}x"
     )
     for key, bar in (("head_all", " (bar 150)"), ("per_genre_all", ""), ("eight_genres_all", "")):
         f = figures[key]
