@@ -22,7 +22,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -37,9 +37,11 @@ from isal import igzip, isal_zlib
 from benchmarks.memory import peak_bytes
 from data_loader import load
 from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
+from goodreads.download import Download, Limits
 from goodreads.labels import GENRES, file_name, parse_genres
 from goodreads.protocol import Parameters, sample_genres
 from goodreads.reading import BadLines
+from goodreads.reviews import parse_review
 from goodreads.sample import review
 from goodreads.sampling import draw_indices
 from goodreads.shards import HeldOut, Shards
@@ -326,22 +328,47 @@ def read_whole(small: Path, scratch: Path, head: int) -> dict[str, dict[str, flo
 # parsers and decompressors
 
 
-def parts(folder: Path, head: int, repeats: int) -> dict[str, float]:
-    """Seconds per ``head`` reviews of what could unpack and parse them."""
-    chunks = needed_bytes(folder / file_name("children"), head)
+def parts(folder: Path, port: int, head: int, repeats: int) -> dict[str, float]:
+    """Seconds per ``head`` reviews: what could unpack and parse them, and what else there is to do."""
+    name = file_name("children")
+    chunks = needed_bytes(folder / name, head)
     unpacker = zlib.decompressobj(wbits=31)
-    lines = b"".join(unpacker.decompress(chunk) for chunk in chunks).split(b"\n")[:head]
+    text = b"".join(unpacker.decompress(chunk) for chunk in chunks)
+    lines = text.split(b"\n")[:head]
+    size = sum(map(len, chunks))
 
     def unpack(module: Any) -> None:
         unpacker = module.decompressobj(wbits=31)
         for chunk in chunks:
             unpacker.decompress(chunk)
 
+    def find_newlines() -> None:
+        start = 0
+        for _ in range(head):
+            start = text.find(b"\n", start) + 1
+
+    def receive() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(f"GET /{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            buffer, received = bytearray(CHUNK), 0
+            while received < size:
+                received += connection.recv_into(buffer)
+
+    def download() -> None:
+        with closing(Download(f"http://127.0.0.1:{port}/{name}", Event(), Limits()).chunks()) as body:
+            received = 0
+            while received < size:
+                received += len(next(body))
+
     ways = {
         "zlib": lambda: unpack(zlib),
         "igzip": lambda: unpack(isal_zlib),
         "json": lambda: [json.loads(line) for line in lines],
         "orjson": lambda: [orjson.loads(line) for line in lines],
+        "newlines": find_newlines,
+        "a tenth parsed and checked": lambda: [parse_review(line, name, 0) for line in lines[::10]],
+        "received, bare socket": receive,
+        "received, our way": download,
     }
     seconds = paired(ways, repeats, Progress("parts", repeats + 1, "turns"))
     return {way: median(values) for way, values in seconds.items()}
@@ -376,9 +403,8 @@ def measure(folder: Path, scratch: Path, reviews: int, repeats: int) -> dict[str
                 "ours_to_igzip": ratio(seconds, "ours", "igzip alone"),
                 "bare_to_igzip": ratio(seconds, "bare", "igzip alone"),
             }
-    figures |= read_whole(folder, scratch, head)
-    figures["parts"] = parts(folder, head, repeats)
-    return figures
+        figures["parts"] = parts(folder, port, head, repeats)
+    return figures | read_whole(folder, scratch, head)
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -403,7 +429,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{f['text_mb_per_cpu_s']:.0f} MB per core second{bar}, peak {f['peak_mb']:.0f} MB (bar 400)"
         )
     lines += [
-        f"{way:<10}{value * 1e3:8.1f} ms per {figures['reviews'] // 6:,} reviews"
+        f"{way:<28}{value * 1e3:6.1f} ms per {figures['reviews'] // 6:,} reviews"
         for way, value in figures["parts"].items()
     ]
     return "\n".join(lines)
