@@ -140,7 +140,8 @@ def tokenize_splits(
     from goodreads.splits import ShardedSplit
     from goodreads.tokens import load_or_tokenize, tokenize_share
 
-    if isinstance(splits["train"], ShardedSplit):
+    # a process alone makes them as it loads them
+    if isinstance(splits["train"], ShardedSplit) and arguments.world_size > 1:
         for rank, count in shares(arguments):
             tokenize_share(options.data_dir, splits["train"], tokenizer, options.max_length, rank, count)
             arguments.distributed_state.wait_for_everyone()

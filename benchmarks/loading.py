@@ -185,6 +185,13 @@ def ours(base: str, head: int) -> dict[str, list[Any]]:
     return {genre: sample.reviews for genre, sample in read.items()}
 
 
+def request(port: int, genre: str) -> socket.socket:
+    """A connection on which a genre's file has been asked for, without any library."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(f"GET /{file_name(genre)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return connection
+
+
 def bare(port: int, head: int) -> dict[str, list[Any]]:
     """The least that Python can do, a thread per core: sockets, igzip, newlines, the sampled lines' JSON.
 
@@ -195,8 +202,7 @@ def bare(port: int, head: int) -> dict[str, list[Any]]:
     def read(genre: str) -> list[Any]:
         lines, left = {}, iter([*sorted(drawn[genre]), head])
         count, wanted, rest = 0, next(left), b""
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(f"GET /{file_name(genre)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        with request(port, genre) as connection:
             connection.recv(connection.recv(4096, socket.MSG_PEEK).index(b"\r\n\r\n") + 4)
             text = igzip.IGzipFile(fileobj=connection.makefile("rb", buffering=0), mode="rb")
             while count < head:
@@ -348,8 +354,7 @@ def parts(folder: Path, port: int, head: int, repeats: int) -> dict[str, float]:
             start = text.find(b"\n", start) + 1
 
     def receive() -> None:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(f"GET /{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        with request(port, "children") as connection:
             buffer, received = bytearray(CHUNK), 0
             while received < size:
                 received += connection.recv_into(buffer)

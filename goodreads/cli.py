@@ -114,7 +114,7 @@ class Progress:
     Args:
         label, total, unit: what is counted, how many there will be if that is known, and of what.
         position: line of the terminal.
-        every: seconds.
+        every: seconds between lines.
         note: says what is shown after the count, given the seconds since the start; asked only when needed.
     """
 
@@ -129,37 +129,36 @@ class Progress:
     ) -> None:
         self.label, self.total, self.unit, self.every, self.note = label, total, unit, every, note
         self.count = 0
-        self.started = self._last = time.monotonic()
+        self._started = self._last = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
+            self.every = 0.1  # as often as the bar draws itself
             self._bar = tqdm(total=total, desc=label, unit=f" {unit}", position=position, leave=position == 0)
 
     def update(self, n: int) -> None:
         """Count ``n`` more units."""
         self.count += n
-        now = time.monotonic()
-        due = now - self._last >= (0.1 if self._bar is not None else self.every)
-        if due:
-            self._last = now
+        if time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            self._show()
         if self._bar is not None:
-            if due:
-                self._bar.set_postfix_str(self.note(now - self.started), refresh=False)
             self._bar.update(n)
-        elif due:
-            self._line()
 
     def close(self) -> None:
         """Take the bar away, or print the closing line."""
+        self._show()
         if self._bar is not None:
             self._bar.close()
-        else:
-            self._line()
 
-    def _line(self) -> None:
-        seconds = time.monotonic() - self.started
+    def _show(self) -> None:
+        """The bar's note, or a line."""
+        seconds = time.monotonic() - self._started
+        note = self.note(seconds)
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            return
         rate = self.count / seconds if seconds else 0.0
         count = f"{self.count:,}" if self.total is None else f"{self.count:,} of {self.total:,}"
-        note = self.note(seconds)
         log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note and f"; {note}")

@@ -54,8 +54,7 @@ class ReviewDropout:
         if step != self._step:
             self._step, self._base = step, random.Random(f"{self._seed}/{step}").getrandbits(62)
             self._tables.clear()
-        with np.errstate(over="ignore"):
-            hashed = np.array(reviews, np.uint64) * np.uint64(GOLDEN) + np.uint64(self._base)
+        hashed = np.array(reviews, np.uint64) * np.uint64(GOLDEN) + np.uint64(self._base)  # modulo 2^64
         first = torch.from_numpy((hashed >> np.uint64(64 - ROWS_BITS)).astype(np.int64))
         if attention_mask.is_cuda:
             first = first.pin_memory()  # for a copy that nobody waits for

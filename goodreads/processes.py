@@ -28,9 +28,7 @@ def shares(arguments: Any) -> list[tuple[int, int]]:
     Files that are shared out by the first are all there already on a disk that the machines share; where each
     has its own, sharing out what is missing by the second completes them.
     """
-    if arguments.world_size == 1:
-        return [(0, 1)]
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun and accelerate
     everywhere = [(arguments.process_index, arguments.world_size)]
     return everywhere + [(arguments.local_process_index, local)] * (local < arguments.world_size)
 

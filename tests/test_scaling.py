@@ -29,9 +29,9 @@ forward, limit, passes = Model.forward, {limit}, 0
 def limited(self, input_ids=None, **inputs):
     global passes
     passes += self.training
-    if input_ids.numel() > limit and self.training and int(os.environ.get("RANK", 0)) == {rank}:
-        if passes > {after}:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+    here = int(os.environ.get("RANK", 0)) == {rank}
+    if here and self.training and passes > {after} and input_ids.numel() > limit:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
     return forward(self, input_ids=input_ids, **inputs)
 
 Model.forward = limited
@@ -196,8 +196,7 @@ def test_out_of_memory_before_that_is_answered_with_smaller_parts_on_one_process
     tmp_path: Path, start: tuple[Any, ...], alone: Run
 ) -> None:
     script = limited(tmp_path / "limited.py", 150, rank=1, after=3)
-    arguments = (*start, "--per_device_train_batch_size", 4, "--effective_batch_size", 16)
-    result = launch(tmp_path / "run", torchrun(2), arguments, script)
+    result = launch(tmp_path / "run", torchrun(2), (*start, "--per_device_train_batch_size", 4), script)
     assert_same(outcome(tmp_path / "run", result), alone)
     assert "out of memory with 4 reviews of 46 tokens: from now on at most 92 tokens" in result.stderr
 

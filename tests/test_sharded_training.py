@@ -37,6 +37,20 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Path:
     return folder / "everything"
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The shards that are tokenized, in order, as it happens."""
+    shards: list[Path] = []
+    real = tokens._tokenize_shard
+
+    def counted(shard: Path, *rest: Any) -> Any:
+        shards.append(shard)
+        return real(shard, *rest)
+
+    monkeypatch.setattr(tokens, "_tokenize_shard", counted)
+    return shards
+
+
 def test_batches_of_mapped_shards_are_those_of_one_table_in_memory(tmp_path: Path, sharded: Path) -> None:
     data = Path(shutil.copytree(sharded, tmp_path / "data"))
     whole, split = read_split(data, "train"), read_train(data)
@@ -55,46 +69,36 @@ def test_batches_of_mapped_shards_are_those_of_one_table_in_memory(tmp_path: Pat
 
 
 def test_tokens_of_shards_are_kept_and_never_believed_when_damaged(
-    tmp_path: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sharded: Path, made: list[Path]
 ) -> None:
     data = Path(shutil.copytree(sharded, tmp_path / "data"))
     split = read_train(data)
     tokenizer, _ = build("scratch", split, 64, 1)
-    made: list[str] = []
-    real = tokens._tokenize_shard
-
-    def counted(shard: Path, *rest: Any) -> Any:
-        made.append(shard.stem)
-        return real(shard, *rest)
-
-    monkeypatch.setattr(tokens, "_tokenize_shard", counted)
     load_or_tokenize(data, "train", split, tokenizer, 64)
     load_or_tokenize(data, "train", split, tokenizer, 64)
-    assert made == ["poetry-00000", "romance-00000"]
+    assert [shard.stem for shard in made] == ["poetry-00000", "romance-00000"]
     path = data / "tokens" / "romance-00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     load_or_tokenize(data, "train", split, tokenizer, 64)
     load_or_tokenize(data, "train", split, tokenizer, 32)
-    assert made[2:] == ["romance-00000", "poetry-00000", "romance-00000"]
+    assert [shard.stem for shard in made[2:]] == ["romance-00000", "poetry-00000", "romance-00000"]
 
 
 @pytest.mark.parametrize(("machines", "local"), [(1, 1), (1, 3), (2, 2), (3, 1)])
 @pytest.mark.parametrize("one_disk", [True, False])
 def test_processes_share_out_the_shards_on_one_disk_or_one_per_machine(
-    tmp_path: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch, machines: int, local: int, one_disk: bool
+    tmp_path: Path,
+    sharded: Path,
+    made: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    machines: int,
+    local: int,
+    one_disk: bool,
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
     disks = [tmp_path / f"disk-{0 if one_disk else machine}" for machine in range(machines)]
-    made: list[Path] = []
-    real = tokens._tokenize_shard
-
-    def counted(shard: Path, *rest: Any) -> Any:
-        made.append(shard)
-        return real(shard, *rest)
-
-    monkeypatch.setattr(tokens, "_tokenize_shard", counted)
     tokenizer, _ = build("scratch", read_train(sharded), 64, 1)
     splits = []
     for disk in disks:
