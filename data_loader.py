@@ -25,16 +25,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodreads import shards
-from goodreads.cli import InputError, Parser, Progress, log, positive_int, run, whole_number
-from goodreads.data_report import SHORT_WORDS, Row, data_report, drop_leaked
-from goodreads.download import Limits
-from goodreads.files import atomic_path, sha256_file, sha256_lines, temporary_name, write_json
-from goodreads.labels import GENRES, parse_genres
-from goodreads.protocol import Parameters, sample_genres, split
-from goodreads.reading import BadLines, each_genre
-from goodreads.source import UCSD, Source, Stream
-from goodreads.splits import FORMAT, SCHEMA, content_sha256, damaged_file, read_manifest, read_split
+from goodreads.common.cli import Parser, positive_int, run, whole_number
+from goodreads.common.errors import InputError
+from goodreads.common.files import atomic_path, sha256_file, sha256_lines, temporary_name, write_json
+from goodreads.common.progress import Progress, log
+from goodreads.data import full_corpus as shards
+from goodreads.data.data_report import SHORT_WORDS, Row, data_report, drop_leaked
+from goodreads.data.genres import GENRES, parse_genres
+from goodreads.data.protocol import Parameters, sample_genres, split
+from goodreads.data.reading import BadLines, each_genre
+from goodreads.data.resumable_http import Limits
+from goodreads.data.review_files import UCSD, Source, Stream
+from goodreads.data.split_store import FORMAT, SCHEMA, content_sha256, damaged_file, read_manifest, read_split
 
 __all__ = ["Parameters", "load"]  # what train.py and evaluate_model.py use of it
 

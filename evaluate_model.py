@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import InputError, Parser, log, run
-from goodreads.files import check_writable
-from goodreads.labels import GENRES, match_labels
+from goodreads.common.cli import Parser, run
+from goodreads.common.errors import InputError
+from goodreads.common.files import check_writable
+from goodreads.common.progress import log
+from goodreads.data.genres import GENRES, match_labels
 
 
 def main() -> None:
@@ -49,8 +51,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """
     import numpy as np
 
-    from goodreads import splits
-    from goodreads.files import sha256_file
+    from goodreads.common.files import sha256_file
+    from goodreads.data import split_store as splits
 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -62,7 +64,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         split, manifest = splits.read_split(data_dir, "test"), splits.read_manifest(data_dir)
         manifest_sha256 = sha256_file(data_dir / "manifest.json")
 
-        from goodreads import metrics, runtime, scoring  # seconds: not before the input is known to be there
+        from goodreads.common import machine as runtime
+        from goodreads.evaluation import (
+            metrics,
+            scoring,  # seconds: not before the input is known to be there
+        )
 
         device = runtime.choose_device()
         log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
@@ -117,14 +123,14 @@ def resolve_model(model: str, revision: str | None, cache: Path, copy: Path) -> 
         InputError: no such folder or repository, or it cannot be fetched.
         CheckFailed: a fetched file is not what the Hub says it is.
     """
-    from goodreads.model_folder import WEIGHTS, hashes
+    from goodreads.model.checkpoint import WEIGHTS, hashes
 
     origin: dict[str, Any] = {"source": model}
     folder = Path(model)
     if not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "/")):
             raise InputError(f"--model {model}: no such folder; train it with train.py, or name a Hub repo")
-        from goodreads.hub import download
+        from goodreads.hub.client import download
 
         folder, origin = copy, download(model, revision, cache, copy)
     elif revision:
@@ -144,8 +150,8 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
         InputError: the model has no split manifest, or its source no longer yields those reviews.
     """
     import data_loader
-    from goodreads.files import read_json
-    from goodreads.splits import content_sha256, read_split
+    from goodreads.common.files import read_json
+    from goodreads.data.split_store import content_sha256, read_split
 
     published = read_json(model / "split_manifest.json", "push_to_hub.py")
     try:
@@ -178,7 +184,7 @@ def write_results(results_dir: Path, result: dict[str, Any], split: Any, logits:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from goodreads.files import atomic_path, sha256_file, write_json, write_text
+    from goodreads.common.files import atomic_path, sha256_file, write_json, write_text
 
     name = result["name"]
     predictions = results_dir / f"predictions_{name}.parquet"

@@ -14,8 +14,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import CheckFailed, InputError, Parser, log, run
-from goodreads.labels import GENRES
+from goodreads.common.cli import Parser, run
+from goodreads.common.errors import CheckFailed, InputError
+from goodreads.common.progress import log
+from goodreads.data.genres import GENRES
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/): told apart with any colour vision, and in grey
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -63,8 +65,8 @@ def compare(results_dir: Path, first: dict[str, Any], second: dict[str, Any], se
     Raises:
         InputError: their predictions are missing or not theirs.
     """
-    from goodreads import comparison
-    from goodreads.files import write_json, write_text
+    from goodreads.common.files import write_json, write_text
+    from goodreads.evaluation import comparison
 
     document = comparison.compare(results_dir, first, second, seed)
     text = markdown_table(document)
@@ -80,7 +82,7 @@ def read_evaluations(results_dir: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: there is none, or a file is damaged.
     """
-    from goodreads.files import read_json
+    from goodreads.common.files import read_json
 
     paths = sorted(results_dir.glob("eval_results_*.json"))
     if not paths:
@@ -107,7 +109,7 @@ def draw(
     drawn = []
     log_path = results_dir / "training_log.json"
     if log_path.exists():
-        from goodreads.files import read_json
+        from goodreads.common.files import read_json
 
         drawn.append(
             _save(training_curves(read_json(log_path, "python train.py")), results_dir / "training_loss.png")
@@ -131,7 +133,7 @@ def draw(
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    from goodreads.files import atomic_path
+    from goodreads.common.files import atomic_path
 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight")

@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import CheckFailed, InputError, Parser, log, run
+from goodreads.common.cli import Parser, run
+from goodreads.common.errors import CheckFailed, InputError
+from goodreads.common.progress import log
 
 KEEP = ".gitattributes"  # the Hub's own file: which names are stored as LFS
 
@@ -34,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tag, files = stage(options, Path(folder))
         record = push(options, tag, files)
-    from goodreads.files import write_json
+    from goodreads.common.files import write_json
 
     record["seconds"] = time.perf_counter() - started
     write_json(options.results_dir / "hub_push.json", record)
@@ -51,11 +53,12 @@ def stage(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, Pat
     Raises:
         InputError: the model is not complete or not the one that was evaluated, or a results file is missing.
     """
-    from goodreads import card, scoring
-    from goodreads.files import read_json, sha256_file, write_json, write_text
-    from goodreads.labels import match_labels
-    from goodreads.model_folder import OPTIONAL, REQUIRED, WEIGHTS
-    from goodreads.splits import read_manifest, read_split
+    from goodreads.common.files import read_json, sha256_file, write_json, write_text
+    from goodreads.data.genres import match_labels
+    from goodreads.data.split_store import read_manifest, read_split
+    from goodreads.evaluation import scoring
+    from goodreads.hub import model_card as card
+    from goodreads.model.checkpoint import OPTIONAL, REQUIRED, WEIGHTS
 
     result = read_json(options.results_dir / "eval_results_local.json", "python evaluate_model.py")
     training = read_json(options.results_dir / "training_log.json", "python train.py")
@@ -104,8 +107,8 @@ def push(options: argparse.Namespace, tag: str, files: dict[str, Path]) -> dict[
     """
     from huggingface_hub import ModelCard
 
-    from goodreads import hub
-    from goodreads.files import sha256_file
+    from goodreads.common.files import sha256_file
+    from goodreads.hub import client as hub
 
     api = hub.connect()
     check_token(api, options.repo)
@@ -160,7 +163,7 @@ def check_token(api: Any, repo: str) -> None:
 
     A read token passes ``create_repo(exist_ok=True)`` on an existing repository, so that proves nothing.
     """
-    from goodreads import hub
+    from goodreads.hub import client as hub
 
     if not api.token:
         raise InputError("no token: set HF_TOKEN or HF_TOKEN_FILE, or log in with: hf auth login")
@@ -183,7 +186,7 @@ def check_token(api: Any, repo: str) -> None:
 
 def set_visibility(api: Any, options: argparse.Namespace, existed: bool) -> None:
     """Publish on request; refuse to push unasked to a repository that everybody can read."""
-    from goodreads import hub
+    from goodreads.hub import client as hub
 
     private = hub.attempt(options.repo, lambda: api.model_info(options.repo)).private
     if options.public and private:
@@ -212,7 +215,7 @@ def make_commit(api: Any, repo: str, files: dict[str, Path]) -> tuple[str, bool]
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    from goodreads import hub
+    from goodreads.hub import client as hub
 
     parent = None
     for number in range(1, hub.ATTEMPTS + 1):
@@ -248,7 +251,7 @@ def set_tag(api: Any, repo: str, tag: str, commit: str, chosen: bool) -> None:
     Raises:
         InputError: the chosen tag stands on another commit.
     """
-    from goodreads import hub
+    from goodreads.hub import client as hub
 
     refs = hub.attempt(repo, lambda: api.list_repo_refs(repo))
     target = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)

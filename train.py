@@ -21,8 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from goodreads.cli import InputError, Interrupted, Parser, log, positive_int, run
-from goodreads.source import UCSD
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.common.errors import InputError, Interrupted
+from goodreads.common.progress import log
+from goodreads.data.review_files import UCSD
 
 # what decides the weights: a checkpoint is resumed only where all of it agrees
 DECISIVE = (
@@ -34,7 +36,7 @@ DECISIVE = (
 def main() -> None:
     """Parse the command line and run."""
     started = time.perf_counter()
-    from goodreads.arguments import parse, print_training_help
+    from goodreads.training.options import parse, print_training_help
 
     parser = _parser()
     if "--help-all" in sys.argv:
@@ -53,12 +55,13 @@ def train(options: argparse.Namespace, training: dict[str, Any], started: float)
     """
     import transformers
 
-    from goodreads import modelling, runtime
-    from goodreads.arguments import complete
-    from goodreads.model_folder import check_replaceable, save
-    from goodreads.processes import first_on_each_disk, leave_group
-    from goodreads.training import discard_checkpoints, last_checkpoint
-    from goodreads.training_log import Phases, training_record
+    from goodreads.common import machine as runtime
+    from goodreads.model import modelling
+    from goodreads.model.checkpoint import check_replaceable, save
+    from goodreads.training.options import complete
+    from goodreads.training.processes import first_on_each_disk, leave_group
+    from goodreads.training.trainer import discard_checkpoints, last_checkpoint
+    from goodreads.training.training_log import Phases, training_record
 
     transformers.logging.set_verbosity_error()  # that the classifier's weights are new is no news here
     transformers.logging.disable_progress_bar()
@@ -114,7 +117,7 @@ def load_splits(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
         InputError: the data cannot be made, is damaged, or is too little for a validation split.
     """
     import data_loader
-    from goodreads.splits import ShardedSplit, carve, read_manifest, read_split, read_train
+    from goodreads.data.split_store import ShardedSplit, carve, read_manifest, read_split, read_train
 
     if not (options.data_dir / "manifest.json").exists():
         log.info("%s holds no data: making it from %s", options.data_dir, options.source)
@@ -136,9 +139,9 @@ def tokenize_splits(
     Raises:
         InputError: the tokens of shards cannot be written.
     """
-    from goodreads.processes import first_on_each_disk, shares
-    from goodreads.splits import ShardedSplit
-    from goodreads.tokens import load_or_tokenize, tokenize_share
+    from goodreads.data.split_store import ShardedSplit
+    from goodreads.model.tokenized import load_or_tokenize, tokenize_share
+    from goodreads.training.processes import first_on_each_disk, shares
 
     # a process alone makes them as it loads them
     if isinstance(splits["train"], ShardedSplit) and arguments.world_size > 1:
@@ -181,9 +184,9 @@ def build_trainer(
     """
     from transformers import PrinterCallback
 
-    from goodreads import callbacks
-    from goodreads.tokens import Padding
-    from goodreads.training import GenreTrainer
+    from goodreads.model.tokenized import Padding
+    from goodreads.training import callbacks
+    from goodreads.training.trainer import GenreTrainer
 
     # beside the results, since the checkpoint folder goes when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(options.results_dir / "tensorboard"))
@@ -220,8 +223,8 @@ def finish(options: argparse.Namespace, record: dict[str, Any], files: dict[str,
     Raises:
         InputError: the results folder cannot be written to.
     """
-    from goodreads.files import sha256_file, write_json
-    from goodreads.training_log import epoch_table
+    from goodreads.common.files import sha256_file, write_json
+    from goodreads.training.training_log import epoch_table
 
     record["settings"]["recipe"] = options.recipe
     record["model"] = {"folder": str(options.output_dir), "files_sha256": files}

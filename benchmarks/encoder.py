@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from goodreads.cli import log, positive_int
-from goodreads.labels import GENRES, file_name
+from goodreads.common.cli import positive_int
+from goodreads.common.progress import log
+from goodreads.data.genres import GENRES, file_name
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared"
 LOG_NORMAL = (4.14, 1.2)  # of the tokens of the genuine UCSD reviews, cut at 512: median 63, mean 118

@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import encoder
-from goodreads import scoring
-from goodreads.batches import token_budget_batches
-from goodreads.cli import InputError, Parser, positive_int, run
-from goodreads.splits import read_split
-from goodreads.tokens import Padding, tokenize
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.common.errors import InputError
+from goodreads.data.split_store import read_split
+from goodreads.evaluation import scoring
+from goodreads.model.batching import token_budget_batches
+from goodreads.model.tokenized import Padding, tokenize
 
 TOKENS = 512  # per batch
 FASTER, SAME = 1.3, 0.995  # the bar for an --engine
@@ -76,7 +77,7 @@ def _input(options: argparse.Namespace, scratch: Path) -> tuple[Path, list[str]]
 
 
 def _batches(folder: Path, texts: list[str]) -> list[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Indices, token ids and mask of each batch, as goodreads.scoring makes them."""
+    """Indices, token ids and mask of each batch, as goodreads.evaluation.scoring makes them."""
     classifier = scoring.load_classifier(folder, "float32", "cpu")
     reviews = tokenize(classifier.tokenizer, texts, [0] * len(texts), classifier.max_length, show=False)
     made = []

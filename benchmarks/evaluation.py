@@ -22,8 +22,9 @@ import torch
 
 from benchmarks import encoder
 from benchmarks.memory import peak_bytes
-from goodreads import runtime, scoring
-from goodreads.cli import Parser, positive_int, run
+from goodreads.common import machine as runtime
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.evaluation import scoring
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REVIEWS = {"cpu": (16, 64, 256), "cuda": (256, 1_600, 1_600)}  # reference, pipeline, this project

@@ -36,16 +36,18 @@ from isal import igzip, isal_zlib
 
 from benchmarks.memory import peak_bytes
 from data_loader import load
-from goodreads.cli import InputError, Parser, Progress, log, positive_int, run
-from goodreads.download import Download, Limits
-from goodreads.labels import GENRES, file_name, parse_genres
-from goodreads.protocol import Parameters, sample_genres
-from goodreads.reading import BadLines
-from goodreads.reviews import parse_review
-from goodreads.sample import review
-from goodreads.sampling import draw_indices
-from goodreads.shards import HeldOut, Shards
-from goodreads.source import Source, Stream
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.common.errors import InputError
+from goodreads.common.progress import Progress, log
+from goodreads.data.full_corpus import HeldOut, Shards
+from goodreads.data.genres import GENRES, file_name, parse_genres
+from goodreads.data.protocol import Parameters, sample_genres
+from goodreads.data.reading import BadLines
+from goodreads.data.resumable_http import Download, Limits
+from goodreads.data.review_files import Source, Stream
+from goodreads.data.review_parser import parse_review
+from goodreads.data.sample_reviews import review
+from goodreads.data.sampling import draw_indices
 
 REVIEWS = 60_000  # per generated file; a sixth of them is read, a sixtieth sampled
 COPIES = 34  # of a generated file in the one that is read whole

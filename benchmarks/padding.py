@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from benchmarks import encoder
-from goodreads import runtime
-from goodreads.arguments import MICRO_TOKENS
-from goodreads.batches import LengthGroupedBatches, token_budget_batches
-from goodreads.cli import Parser, positive_int, run
-from goodreads.tokens import Padding, TokenizedReviews
+from goodreads.common import machine as runtime
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.model.batching import LengthGroupedBatches, token_budget_batches
+from goodreads.model.tokenized import Padding, TokenizedReviews
+from goodreads.training.options import MICRO_TOKENS
 
 BATCH, EPOCH = {"cpu": 16, "cuda": 128}, 50
 

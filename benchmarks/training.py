@@ -26,12 +26,13 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks import encoder
-from goodreads import runtime, scoring
-from goodreads.arguments import MICRO_TOKENS, plan_batches
-from goodreads.callbacks import BatchOrderCallback
-from goodreads.cli import Parser, positive_int, run
-from goodreads.tokens import Padding, TokenizedReviews
-from goodreads.training import GenreTrainer
+from goodreads.common import machine as runtime
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.evaluation import scoring
+from goodreads.model.tokenized import Padding, TokenizedReviews
+from goodreads.training.callbacks import BatchOrderCallback
+from goodreads.training.options import MICRO_TOKENS, plan_batches
+from goodreads.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = {"cpu": 16, "cuda": 128}

@@ -14,7 +14,7 @@ QUICK = ("--recipe", "sample", "--num_train_epochs", 2, "--max_length", 64)  # 2
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight files of 3,000 generated reviews, made by the product's own command; not to be changed."""
     folder = tmp_path_factory.mktemp("byGenre")
-    arguments = ("-m", "goodreads.sample", "--output-dir", folder, "--reviews", 3000)
+    arguments = ("-m", "goodreads.data.sample_reviews", "--output-dir", folder, "--reviews", 3000)
     subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
     return folder
 

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import QUICK
 from tests.helpers import ROOT, environment, run_script, succeeded
 from tests.loopback import FileServer
-from tests.loopback_hub import LoopbackHub, Token
+from tools.loopback_hub import LoopbackHub, Token
 
 TOKEN, REPO = "hf_writeSECRET", "ada/genres"
 USER, GROUP = os.getuid() or 10001, os.getgid() or 10001  # root gives the folders to the images' own user
@@ -95,7 +95,15 @@ def engine() -> Engine:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    make = [sys.executable, "-m", "goodreads.sample", "--output-dir", folder / "byGenre", "--reviews", "60"]
+    make = [
+        sys.executable,
+        "-m",
+        "goodreads.data.sample_reviews",
+        "--output-dir",
+        folder / "byGenre",
+        "--reviews",
+        "60",
+    ]
     subprocess.run(make, cwd=ROOT, env=environment(folder), check=True, capture_output=True)
     with FileServer(folder / "byGenre") as source, LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
         run = {"cwd": folder, "env": {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}}

@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers import ROOT, assert_one_line_error, environment
 from tests.images.conftest import TOKEN, USER, Engine, World, give
-from tests.test_container import BIG
+from tests.scripts.test_container import BIG
 
 BASE = "python:3.11-slim-bookworm"
 SIZE = 1.25e9  # bytes above the base image, without the model and the split

@@ -1,0 +1,65 @@
+"""Progress: a bar on a terminal, plain lines in a log."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("goodreads")
+
+
+class Progress:
+    """A tqdm bar on a terminal; elsewhere a plain line every ``every`` seconds and one at the end.
+
+    Args:
+        label, total, unit: what is counted, how many there will be if that is known, and of what.
+        position: line of the terminal.
+        every: seconds between lines.
+        note: says what is shown after the count, given the seconds since the start; asked only when needed.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        unit: str,
+        position: int = 0,
+        every: float = 10.0,
+        note: Callable[[float], str] = lambda seconds: "",
+    ) -> None:
+        self.label, self.total, self.unit, self.every, self.note = label, total, unit, every, note
+        self.count = 0
+        self._started = self._last = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.every = 0.1  # as often as the bar draws itself
+            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", position=position, leave=position == 0)
+
+    def update(self, n: int) -> None:
+        """Count ``n`` more units."""
+        self.count += n
+        if time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            self._show()
+        if self._bar is not None:
+            self._bar.update(n)
+
+    def close(self) -> None:
+        """Take the bar away, or print the closing line."""
+        self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self) -> None:
+        """The bar's note, or a line."""
+        seconds = time.monotonic() - self._started
+        note = self.note(seconds)
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            return
+        rate = self.count / seconds if seconds else 0.0
+        count = f"{self.count:,}" if self.total is None else f"{self.count:,} of {self.total:,}"
+        log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note and f"; {note}")

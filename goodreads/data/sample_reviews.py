@@ -1,0 +1,178 @@
+"""Generated reviews in the UCSD format: the stand-in that ``--source sample`` reads.
+
+Each review is a few template sentences whose words come from its own genre, from a genre that readers
+confuse with it, or from a list that all share, so that a classifier has something to learn and something
+to get wrong. The figures of a model trained on them say nothing about real reviews.
+
+A genre's reviews depend on the genre and on ``CORPUS_SEED`` alone; the first n are the same whatever
+number is asked for. As files, for tests, benchmarks and a local server:
+
+    python -m goodreads.data.sample_reviews --output-dir /tmp/byGenre --reviews 12000
+"""
+
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Generator
+from pathlib import Path
+
+from goodreads.common.cli import Parser, positive_int, run
+from goodreads.common.files import atomic_path
+from goodreads.common.progress import Progress, log
+from goodreads.data.genres import GENRES, file_name
+
+CORPUS_SEED = 2018
+DEFAULT_REVIEWS = 100_000  # per genre when streamed; a reader that stops early makes no more than it reads
+
+OWN_SHARE, RIVAL_SHARE = 0.18, 0.12  # of a sentence's words; the rest come from SHARED
+
+RIVALS = {
+    "children": "comics_graphic",
+    "comics_graphic": "fantasy_paranormal",
+    "fantasy_paranormal": "young_adult",
+    "history_biography": "mystery_thriller_crime",
+    "mystery_thriller_crime": "romance",
+    "poetry": "history_biography",
+    "romance": "young_adult",
+    "young_adult": "fantasy_paranormal",
+}
+
+WORDS = {
+    "children": (
+        "bedtime puppy picture rhyme toddler teddy kindergarten bunny giggle grandma crayon duckling "
+        "alphabet counting playful nap mitten storytime kitten lullaby"
+    ),
+    "comics_graphic": (
+        "panel artwork issue superhero inker volume manga villain ink arc crossover page sidekick "
+        "colorist cape webcomic layout sketch cartoonist omnibus"
+    ),
+    "fantasy_paranormal": (
+        "dragon magic witch realm vampire sword prophecy fae wolf spell demon kingdom rune sorcerer "
+        "throne quest shifter curse elf portal"
+    ),
+    "history_biography": (
+        "war president empire archive century battle memoir colonial senate historian treaty revolution "
+        "letters dynasty general election diary parliament soldier industry"
+    ),
+    "mystery_thriller_crime": (
+        "detective murder clue suspect killer corpse alibi twist forensic inspector motive sheriff "
+        "kidnapping evidence witness lawyer stalker poison police case"
+    ),
+    "poetry": (
+        "poem verse stanza sonnet metaphor line rhythm poet haiku lyric image meter elegy ode refrain "
+        "anthology couplet translation voice silence"
+    ),
+    "romance": (
+        "kiss wedding hero heroine chemistry billionaire duke love swoon cowboy marriage steamy passion "
+        "bride jealousy flirting heart fling ranch engagement"
+    ),
+    "young_adult": (
+        "school teen crush friend prom dystopia bully rebel sister senior locker training faction "
+        "sixteen summer parents secret outsider sequel angst"
+    ),
+}
+SHARED = (
+    "book story chapter ending beginning author character plot pace cover idea world family friend "
+    "night town house voice scene moment dialogue style setting mood surprise question journey truth "
+    "past dream summer letter heart voice line page secret image friend case love"
+)
+TEMPLATES = (
+    "The {} and the {} kept me reading well past midnight.",
+    "I did not expect the {} to matter this much.",
+    "My favorite part was the {}, although the {} dragged a little.",
+    "If you like a good {}, a slow {} and some {}, this one is for you.",
+    "Honestly, the {} felt rushed and I never believed the {}.",
+    "There is a {} near the {} that I will remember for a long time.",
+    "I borrowed it for the {} and stayed for the {}.",
+    "Every {} leads back to the {}, which I found clever.",
+    "Not my usual choice, but the {} won me over.",
+    "The author writes about a {} as if nobody had seen a {} before.",
+    "Too much {}, too little {}.",
+    "I would have liked more of the {} and a better {} in the middle.",
+    "Four stars, mostly because of the {}.",
+    "It reminded me of another {}, only with a stronger {}.",
+    'My friend said "read it for the {}" and she was right.',
+    "By the second {} I had guessed the {}, and I did not mind.",
+)
+SHORT = ("Loved it!", "Meh.", "Good", "4.5 stars", "Did not finish.", "¡Muy bueno!", "")
+
+
+def review(genre: str, number: int) -> dict[str, object]:
+    """Review ``number`` (from 0) of ``genre``, with the eleven fields of a UCSD record."""
+    rng = random.Random(f"{CORPUS_SEED}/{genre}/{number}")
+    day, month, year = rng.randint(1, 28), rng.choice(("Jan", "Apr", "Jul", "Oct")), rng.randint(2008, 2017)
+    added = f"Mon {month} {day:02d} 10:{rng.randint(0, 59):02d}:00 -0700 {year}"
+    # as in the real files, a popular book is shelved under more than one genre
+    shelf = genre if rng.random() < 0.9 else RIVALS[genre]
+    return {
+        "user_id": _id("user", rng.randint(0, 40_000)),
+        "book_id": str(10_000 * (1 + list(GENRES).index(shelf)) + rng.randint(0, 5_000)),
+        "review_id": _id(genre, number),
+        "rating": rng.choice((2, 3, 3, 4, 4, 5, 5)),
+        "review_text": _text(genre, rng),
+        "date_added": added,
+        "date_updated": added,
+        "read_at": "",
+        "started_at": "",
+        "n_votes": rng.choice((0, 0, 0, 1, 5)),
+        "n_comments": 0,
+    }
+
+
+def _text(genre: str, rng: random.Random) -> str:
+    if rng.random() < 0.02:
+        return rng.choice(SHORT)
+    own, rival, shared = WORDS[genre].split(), WORDS[RIVALS[genre]].split(), SHARED.split()
+    sentences = []
+    for _ in range(min(60, max(1, round(rng.lognormvariate(1.4, 0.8))))):  # a median of about 60 tokens
+        template = rng.choice(TEMPLATES)
+        words = []
+        for _ in range(template.count("{}")):
+            draw = rng.random()
+            pool = own if draw < OWN_SHARE else rival if draw < OWN_SHARE + RIVAL_SHARE else shared
+            words.append(rng.choice(pool))
+        sentences.append(template.format(*words))
+    return ("\n\n" if rng.random() < 0.1 else " ").join(sentences)
+
+
+def _id(kind: str, number: int) -> str:
+    return hashlib.md5(f"{kind}/{number}".encode(), usedforsecurity=False).hexdigest()
+
+
+def gzip_chunks(genre: str, reviews: int = DEFAULT_REVIEWS) -> Generator[bytes, None, None]:
+    """The gzip file ``goodreads_reviews_<genre>.json.gz`` of that many reviews, in chunks made on demand."""
+    packer = zlib.compressobj(wbits=31)
+    for number in range(reviews):
+        line = json.dumps(review(genre, number), ensure_ascii=False) + "\n"
+        if chunk := packer.compress(line.encode()):
+            yield chunk
+    yield packer.flush()
+
+
+def write_files(folder: Path, reviews: int, genres: list[str]) -> None:
+    """Write one gzip file per genre into ``folder``; raises InputError where it cannot be written."""
+    for genre in genres:
+        progress = Progress(genre, reviews, "reviews")
+        path = folder / file_name(genre)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.writelines(gzip_chunks(genre, reviews))
+        progress.update(reviews)
+        progress.close()
+
+
+def main() -> None:
+    """Write the sample files that the options ask for."""
+    from goodreads.data.genres import parse_genres
+
+    parser = Parser(__doc__, prog="goodreads.data.sample_reviews")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the .json.gz files")
+    parser.add_argument("--reviews", type=positive_int, default=12_000, help="reviews per genre")
+    parser.add_argument("--genres", default=",".join(GENRES), help="comma-separated slugs")
+    options = parser.parse_args()
+    write_files(options.output_dir, options.reviews, parse_genres(options.genres))
+    log.info("wrote generated reviews to %s", options.output_dir)
+
+
+if __name__ == "__main__":
+    run(main, "goodreads.data.sample_reviews")

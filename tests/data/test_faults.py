@@ -1,0 +1,169 @@
+"""Whole splits through random faults: what an undisturbed run gives, or the one right error."""
+
+import gzip
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_loader import load
+from goodreads.common.errors import InputError
+from goodreads.data import resumable_http as download
+from goodreads.data.protocol import Parameters
+from goodreads.data.resumable_http import Limits
+from goodreads.data.review_files import Source
+from tests.helpers import temporary_files
+from tests.loopback import Answer, FileServer
+from tests.scripts.test_data_loader import gz, reference_sample, rows_of, split_bytes
+
+GENRES = ("poetry", "romance")
+LINES = 150
+PAGE = b"<html><head><title>Bad Gateway</title></head></html>"
+LIMITS = Limits(timeout=0.15, retries=4)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.002)
+
+
+def review(rng: random.Random, genre: str, number: int, length: int) -> dict[str, Any]:
+    text = "".join(rng.choice('abcdefghij klmnopqrstuvwxyz é\u2028\n\t"\\') for _ in range(length))
+    return {
+        "user_id": "u", "book_id": f"b{number}", "review_id": f"{genre}-{number}", "review_text": text,
+        "rating": rng.randint(0, 5),
+    }  # fmt: skip
+
+
+def write_file(folder: Path, genre: str, rng: random.Random) -> str:
+    """A genre's file in one of the shapes that such a file may have; the shape."""
+    shape = rng.choice(["plain", "members", "CRLF", "BOM", "surrogates", "long line", "no last newline"])
+    rows = [review(rng, genre, n, rng.randint(0, 900)) for n in range(LINES)]
+    if shape == "long line":
+        rows[rng.randrange(LINES)]["review_text"] = "x" * 5_000_000
+    if shape == "surrogates":
+        rows[rng.randrange(LINES)]["review_text"] = "half a pair: \ud83d, a pair: \ud83d\ude00"
+    newline = "\r\n" if shape == "CRLF" else "\n"
+    text = newline.join(json.dumps(row) for row in rows) + ("" if shape == "no last newline" else newline)
+    data = text.encode()
+    if shape == "BOM":
+        data = b"\xef\xbb\xbf" + data
+    cuts = sorted(rng.randrange(len(data)) for _ in range(3)) if shape == "members" else []
+    edges = [0, *cuts, len(data)]
+    packed = b"".join(gzip.compress(data[a:b], 6) for a, b in pairwise(edges))
+    (folder / gz(genre)).write_bytes(packed)
+    return shape
+
+
+def passing_fault(rng: random.Random, size: int) -> Answer:
+    """A fault that reading on cures."""
+    at = rng.randrange(size)
+    return rng.choice(
+        [
+            Answer(cut_at=at),
+            Answer(cut_at=at, ranges=False),
+            Answer(stall_at=at, stall=0.4),
+            Answer(rng.choice([429, 500, 502, 503]), b"<html>busy</html>", retry_after=rng.choice(["", "0"])),
+            Answer(extra_length=rng.randint(1, 9999)),
+        ]
+    )
+
+
+def lasting_fault(rng: random.Random, body: bytes) -> tuple[Answer, str]:
+    """A fault that spoils the file, and what the error must say where it is noticed."""
+    at = rng.randrange(1, len(body))
+    flipped = bytearray(body)
+    flipped[at] ^= 1 << rng.randrange(8)
+    return rng.choice(
+        [
+            (Answer(200, PAGE, "text/html"), r"not a gzip file: an HTML page titled 'Bad Gateway'"),
+            (Answer(200, b""), r"is empty"),
+            (Answer(truncate_at=at), rf"is truncated at byte {at:,}|is truncated at byte"),
+            (Answer(200, bytes(flipped)), r"is damaged near byte|is not a gzip file|is truncated at byte"),
+            (Answer(extra_length=-rng.randrange(1, len(body))), r"is truncated at byte|is empty"),
+            (Answer(404, b"gone"), r"HTTP 404"),
+        ]
+    )
+
+
+def schedule(rng: random.Random, body: bytes) -> tuple[Any, list[str]]:
+    """The answers to one genre's requests, and the errors that they may lead to."""
+    answers = [passing_fault(rng, len(body)) for _ in range(rng.randint(0, 5))]
+    errors = ["5 times; check the network"] if len(answers) > 4 else []
+    draw = rng.random()
+    if draw < 0.2:
+        spoilt, error = lasting_fault(rng, body)
+        # answered for good, and under the same name to whoever has read a part
+        return [*answers, *[spoilt] * 50], [*errors, error, "5 times; check the network", "changed while"]
+    if draw < 0.3:
+        return [*answers, *[Answer(etag='"two"')] * 50], [*errors, "changed while it was read"]
+    return answers, errors
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout=seconds)
+
+
+def parameters(source: str, whole: bool) -> Parameters:
+    return Parameters(source, GENRES, None if whole else LINES - 30, 40, 30)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_faults_give_the_undisturbed_split_or_the_right_error(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    whole = rng.random() < 0.6  # read to the end, so that the CRC is checked
+    folder, out, cache = tmp_path / "in", tmp_path / "out", tmp_path / "cache"
+    folder.mkdir()
+    shapes = [write_file(folder, genre, rng) for genre in GENRES]
+    load(parameters(str(folder), whole), tmp_path / "expected")
+    if not whole and "BOM" not in shapes and "surrogates" not in shapes:
+        expected = reference_sample(folder, GENRES, LINES - 30, 40)
+        ids = [row["review_id"] for records in expected.values() for row in records[:30]]
+        assert [row["review_id"] for row in rows_of(tmp_path / "expected", "train")] == ids
+    plans = {gz(genre): schedule(rng, (folder / gz(genre)).read_bytes()) for genre in GENRES}
+    if whole is False:  # damage beyond what is read may go unnoticed, and a flipped bit within it too
+        plans = {
+            name: ([a for a in plan[0] if a.body is None or len(a.body) < 100], plan[1])
+            for name, plan in plans.items()
+        }
+    allowed = [error for _, errors in plans.values() for error in errors]
+    kept = rng.choice([None, cache])
+    with FileServer(folder, answers={name: plan[0] for name, plan in plans.items()}) as server:
+        source = Source(server.url, kept, LIMITS)
+        started = time.monotonic()
+        try:
+            within(60, lambda: load(parameters(server.url, whole), out, source=source))
+        except InputError as error:
+            assert any(re.search(pattern, str(error)) for pattern in allowed), (str(error), allowed)
+            assert "\n" not in str(error)
+            assert any(gz(genre) in str(error) for genre in GENRES)
+            assert not (out / "manifest.json").exists()
+        else:
+            assert split_bytes(out) == split_bytes(tmp_path / "expected")
+        assert time.monotonic() - started < 30
+        assert temporary_files(tmp_path) == []
+        if kept:  # whatever the faults left in the cache, it yields the right split now
+            server.answers.clear()
+            within(60, lambda: settled(parameters(server.url, whole), tmp_path / "again", source))
+            assert split_bytes(tmp_path / "again") == split_bytes(tmp_path / "expected")
+    shutil.rmtree(tmp_path)
+
+
+def settled(wanted: Parameters, out: Path, source: Source) -> None:
+    """Load; what the server no longer has is dropped from the cache, once, with an error that says so."""
+    for _ in GENRES:
+        try:
+            load(wanted, out, source=source)
+            return
+        except InputError as error:
+            assert "changed while it was read" in str(error)
+    load(wanted, out, source=source)
