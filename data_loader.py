@@ -17,7 +17,6 @@ Files: README, "Files".
 import argparse
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 
 from goodreads.common.cli import Parser, positive_int, run, whole_number
 from goodreads.common.errors import InputError
-from goodreads.common.files import atomic_path, sha256_file, sha256_lines, temporary_name, write_json
+from goodreads.common.files import atomic_path, sha256_file, sha256_lines, write_json
 from goodreads.common.progress import Progress, log
 from goodreads.data import full_corpus as shards
 from goodreads.data.data_report import SHORT_WORDS, Row, data_report, drop_leaked
@@ -65,9 +64,6 @@ def load(
     Raises:
         InputError: the source does not yield enough reviews, or the folder cannot be written.
     """
-    for name in ("train.parquet", "test.parquet", "manifest.json"):
-        with suppress(OSError):
-            temporary_name(output_dir / name).unlink()  # of a killed run
     if not force and (manifest := _reusable(parameters, output_dir)) is not None:
         log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
         return manifest
@@ -274,6 +270,7 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     """Make or check the split and print its summary."""
     options = vars(_options())
+    del options["debug"]
     take = options.pop
     output_dir, force, test_from = take("output_dir"), take("force"), take("test_from")
     cache, limits = take("cache"), Limits(take("timeout"), take("retries"))

@@ -92,7 +92,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], started: float)
     phases.end("tokenize")
 
     trainer, stop = build_trainer(options, arguments, plan, model, tokenizer, encoded, fingerprint)
-    runtime.announce(device, arguments, plan, trainer)
+    announce(device, arguments, plan, trainer)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     phases.end("train")
     leave_group(trainer)
@@ -215,6 +215,36 @@ def build_trainer(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callbacks.PlainLog())
     return trainer, stop
+
+
+def announce(device: Any, arguments: Any, plan: Any, trainer: Any) -> None:
+    """Say what the run uses and why; without a GPU, say so in a box."""
+    import torch
+
+    from goodreads.common import machine
+
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32"
+    automatic, reason = machine.choose_precision(device.type)
+    log.info("device: %s, %s (%s)", device.type, device.name, device.reason)
+    log.info("precision: %s (%s)", precision, reason if precision == automatic else "as asked")
+    log.info("%s", plan)
+    log.info("data: %s tokens an epoch", f"{sum(trainer.order.lengths):,}")
+    if device.type == "cuda" and torch.cuda.device_count() > plan.devices:
+        log.warning(
+            "%d of %d GPUs are idle; use all with: torchrun --nproc-per-node %d train.py",
+            torch.cuda.device_count() - plan.devices,
+            torch.cuda.device_count(),
+            torch.cuda.device_count(),
+        )
+    if not device.is_gpu:
+        box = [
+            "NO GPU: training runs on the CPU.",
+            *(f"One was asked for: {asked}." for asked in [machine.gpu_asked_for()] if asked),
+            f"Why: {device.reason}.",
+            f"If there is one: {machine.CONTAINER_HINT}.",
+            "To stop instead of training without one: --require-gpu.",
+        ]
+        log.warning("\n%s", machine.boxed(box))
 
 
 def finish(options: argparse.Namespace, record: dict[str, Any], files: dict[str, str]) -> None:

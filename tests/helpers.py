@@ -61,4 +61,4 @@ def assert_one_line_error(result: subprocess.CompletedProcess[str], *fragments: 
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".old"))]
+    return [path for path in folder.rglob("*") if path.name.endswith(".goodreads-tmp")]

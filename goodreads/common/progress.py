@@ -1,22 +1,21 @@
-"""Progress: a bar on a terminal, plain lines in a log."""
+"""The log, and progress: a bar on a terminal, plain lines in a log."""
 
 import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 log = logging.getLogger("goodreads")
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere a plain line every ``every`` seconds and one at the end.
+    """A tqdm bar on a terminal; elsewhere a line every ``every`` seconds and one at the end.
 
     Args:
-        label, total, unit: what is counted, how many there will be if that is known, and of what.
+        label, total, unit: what is counted, how many there will be if known, and of what.
         position: line of the terminal.
         every: seconds between lines.
-        note: says what is shown after the count, given the seconds since the start; asked only when needed.
+        note: text shown after the count, given the seconds since the start; called only when it is shown.
     """
 
     def __init__(
@@ -30,8 +29,8 @@ class Progress:
     ) -> None:
         self.label, self.total, self.unit, self.every, self.note = label, total, unit, every, note
         self.count = 0
-        self._started = self._last = time.monotonic()
-        self._bar: Any = None
+        self._started = self._shown = time.monotonic()
+        self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -41,20 +40,19 @@ class Progress:
     def update(self, n: int) -> None:
         """Count ``n`` more units."""
         self.count += n
-        if time.monotonic() - self._last >= self.every:
-            self._last = time.monotonic()
+        if time.monotonic() - self._shown >= self.every:
+            self._shown = time.monotonic()
             self._show()
         if self._bar is not None:
             self._bar.update(n)
 
     def close(self) -> None:
-        """Take the bar away, or print the closing line."""
+        """Remove the bar, or print the last line."""
         self._show()
         if self._bar is not None:
             self._bar.close()
 
     def _show(self) -> None:
-        """The bar's note, or a line."""
         seconds = time.monotonic() - self._started
         note = self.note(seconds)
         if self._bar is not None:

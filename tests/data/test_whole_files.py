@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_at_the_shard_it_had_reached(tmp_path: Path) 
     script = command("data_loader.py", "--source", tmp_path / "in", *TWO, *ALL)
     small = (
         "import runpy, sys; sys.argv[:] = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
-        "from goodreads import shards; shards.SHARD_ROWS = 16_384\n"
+        "from goodreads.data import full_corpus; full_corpus.SHARD_ROWS = 16_384\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     arguments = [script[0], "-c", small, *script[1:]]

@@ -20,7 +20,8 @@ from tools.loopback_hub import LoopbackHub, Token
 TOKEN, REPO = "hf_writeSECRET", "ada/genres"
 ENTRY = [sys.executable, "-m", "goodreads.evaluation.container"]
 BIG = (
-    "import sys; from goodreads import splits; from goodreads.model_folder import save\n"
+    "import sys; from goodreads.data import split_store as splits\n"
+    "from goodreads.model.checkpoint import save\n"
     "from transformers import AutoModelForSequenceClassification as Auto, AutoTokenizer, DistilBertConfig\n"
     "names = splits.read_manifest(splits.Path(sys.argv[2]))['labels']\n"
     "labels = {'id2label': dict(enumerate(names)), 'label2id': {n: i for i, n in enumerate(names)}}\n"
