@@ -1,44 +1,81 @@
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from tests.helpers import ROOT, SHARED, run_script, succeeded
+from tests.helpers import QUICK, ROOT, SMALL, run_script, succeeded
 
-SMALL = ("--head", 200, "--per-genre", 60, "--train-per-genre", 40)  # 320 train and 160 test reviews
-QUICK = ("--recipe", "sample", "--num_train_epochs", 2, "--max_length", 64)  # 20 steps of 32
+# before any test imports a library that would read or write the user's own caches
+_caches = tempfile.TemporaryDirectory(prefix="goodreads-tests-")
+os.environ |= {"HF_HOME": f"{_caches.name}/hf", "MPLCONFIGDIR": f"{_caches.name}/mpl", "MPLBACKEND": "agg"}
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once(name, make)``: a folder that one of the pytest-xdist workers makes for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        made, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                made.mkdir()
+                make(made)
+                done.touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(once: Once) -> Path:
     """Eight files of 3,000 generated reviews, made by the product's own command; not to be changed."""
-    folder = tmp_path_factory.mktemp("byGenre")
-    arguments = ("-m", "goodreads.data.sample_reviews", "--output-dir", folder, "--reviews", 3000)
-    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
-    return folder
+
+    def make(folder: Path) -> None:
+        arguments = ("-m", "goodreads.data.sample_reviews", "--output-dir", folder, "--reviews", 3000)
+        subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
+
+    return once("byGenre", make)
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_data(once: Once) -> Path:
     """A small split of generated reviews; not to be changed."""
-    folder = tmp_path_factory.mktemp("data")
-    succeeded(run_script("data_loader.py", "--source", "sample", *SMALL, "--output-dir", "data", cwd=folder))
-    return folder / "data"
+
+    def make(folder: Path) -> None:
+        arguments = ("--source", "sample", *SMALL, "--output-dir", "data")
+        succeeded(run_script("data_loader.py", *arguments, cwd=folder))
+
+    return once("small", make) / "data"
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+def trained(once: Once, small_data: Path) -> Path:
     """A folder with model/ and results/ of a short training run and its evaluation; not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    succeeded(run_script("train.py", *QUICK, "--data-dir", small_data, cwd=folder))
-    succeeded(run_script("evaluate_model.py", "--data-dir", small_data, cwd=folder))
-    return folder
+
+    def make(folder: Path) -> None:
+        succeeded(run_script("train.py", *QUICK, "--data-dir", small_data, cwd=folder))
+        succeeded(run_script("evaluate_model.py", "--data-dir", small_data, cwd=folder))
+
+    return once("trained", make)
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real reviews and a pretrained checkpoint, which only some machines have."""
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is absent: no real reviews or pretrained checkpoint here")
-    return SHARED
+def real() -> Path:
+    """A folder with real reviews (goodreads/*.json.gz) and a pretrained checkpoint (models/distil-mini)."""
+    if not (folder := os.environ.get("GOODREADS_REAL")):
+        pytest.skip("GOODREADS_REAL names no folder with real reviews and a pretrained checkpoint")
+    path = Path(folder).resolve()
+    assert (path / "goodreads").is_dir(), f"GOODREADS_REAL={folder} has no folder goodreads"
+    return path
+
+
+shared = real  # until every test has taken the new name
