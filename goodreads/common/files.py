@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from goodreads.common.errors import InputError
 from goodreads.common.progress import log
 
@@ -22,11 +24,15 @@ LOCK = ".goodreads-lock"
 _temporaries: set[Path] = set()
 
 
-def _temporary(path: Path) -> Path:
-    """A new name beside ``path`` for what will become ``path``."""
-    made = path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}{SUFFIX}")
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a new name beside ``path`` for what will become ``path``; what is left of it is removed."""
+    made = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}{SUFFIX}")
     _temporaries.add(made)
-    return made
+    try:
+        yield made
+    finally:
+        _remove(made)
 
 
 def _remove(path: Path) -> None:
@@ -44,12 +50,22 @@ def remove_temporaries() -> None:
         _remove(path)
 
 
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn an error of the file system into an InputError that names ``target``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise  # from reading a network connection meanwhile
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
 def check_writable(folder: Path) -> None:
     """Raise InputError, saying what to do, unless files can be made in the folder or it can be made."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise InputError(
             f"cannot write {folder}: {error.strerror}; name another folder, or in a container mount one of "
@@ -61,6 +77,8 @@ def check_writable(folder: Path) -> None:
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold the folder for this process; made if missing, and rid of what killed runs left in it.
 
+    A process may hold a folder more than once.
+
     Args:
         folder: where the block is going to write.
         wait: wait for another process that holds it, saying so; else that is an error.
@@ -68,28 +86,21 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         InputError: the folder cannot be made or written to, or another process holds it.
     """
-    from filelock import FileLock, Timeout
-
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
+        lock = FileLock(os.path.realpath(folder / LOCK), is_singleton=True)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                raise InputError(
-                    f"another run is writing to {folder}; wait for it to end, or name another folder"
-                ) from None
+                said = f"another run is writing to {folder}; wait for it to end, or name another folder"
+                raise InputError(said) from None
             log.warning("another run is writing to %s; waiting for it to end", folder)
-            lock.acquire()
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
-        for leftover in folder.glob(f".*{SUFFIX}"):
+            held = lock.acquire()
+    with held:
+        for leftover in set(folder.glob(f".*{SUFFIX}")) - _temporaries:
             _remove(leftover)
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -100,17 +111,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
-    temporary = _temporary(path)
-    try:
+    with _writing(path), _temporary(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # the content must reach the disk before the new name
+        _sync(temporary)
         temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        _remove(temporary)
 
 
 @contextmanager
@@ -122,16 +127,12 @@ def atomic_files(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    temporary = _temporary(folder / "files")
-    try:
+    with _writing(folder), _temporary(folder / "files") as temporary:
         temporary.mkdir(parents=True)
         yield temporary
+        _sync(temporary)
         for path in sorted(temporary.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
             path.replace(Path(os.path.realpath(folder / path.name)))
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        _remove(temporary)
 
 
 @contextmanager
@@ -139,39 +140,53 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces ``path`` when the block ends without an error.
 
     A folder cannot replace another in one step: a kill between the two renames leaves no ``path`` at all
-    (never a mixture), and the complete new folder under its temporary name. A link to a folder stays a
-    link; a mount point, which cannot be renamed, gets the new files one by one in place of the old ones.
+    (never a mixture), and both the old and the complete new folder under temporary names beside it. A link to
+    a folder stays a link. A folder that cannot be renamed, such as a mount point, gets the new files one by
+    one.
 
     Raises:
         InputError: the parent cannot be written to, or the disk is full.
     """
     path = Path(os.path.realpath(path))
-    in_place = path.is_mount()
-    temporary, old = _temporary(path / "new" if in_place else path), _temporary(path)
-    try:
+    in_place = path.is_dir() and (path.is_mount() or not os.access(path.parent, os.W_OK))
+    place = path / "new" if in_place else path
+    with _writing(path), _temporary(place) as temporary, _temporary(path) as old:
         temporary.mkdir(parents=True)
         yield temporary
+        _sync(temporary)
+        _temporaries.difference_update({temporary, old})  # from here on a signal must not remove them
+        try:
+            if path.exists() and not in_place:
+                path.replace(old)
+        except OSError:  # a mount of the same disk, or a folder of a container's image
+            in_place = True
         if in_place:
             _exchange(path, temporary)
-        else:
-            if path.exists():
-                path.replace(old)
+            return
+        try:
+            if (old / LOCK).exists():  # whoever waits for it goes on waiting for the same file
+                (old / LOCK).replace(temporary / LOCK)
             temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        _remove(temporary)
-        _remove(old)
+        finally:
+            if old.exists() and not path.exists():
+                old.replace(path)
 
 
 def _exchange(folder: Path, new: Path) -> None:
     """Move the files of ``new`` into ``folder``, and remove those that have no successor there."""
     names = {path.name for path in new.iterdir()}
-    for path in list(new.iterdir()):
-        path.replace(folder / path.name)
-    for path in folder.iterdir():
-        if path != new and path.name not in {*names, LOCK}:
+    for path in list(folder.iterdir()):
+        if path != new and (path.is_dir() or path.name not in {*names, LOCK}):
             _remove(path)
+    for name in sorted(names):
+        shutil.move(new / name, folder / name)
+
+
+def _sync(path: Path) -> None:
+    """Let the content reach the disk before its new name does."""
+    for file in (part for part in [path, *path.rglob("*")] if part.is_file()):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -202,7 +217,9 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; make it with: {made_by}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); make it again with: {made_by}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} is not a JSON object; make it again with: {made_by}")

@@ -104,14 +104,9 @@ def environment() -> dict[str, Any]:
 
 def git_commit(folder: Path) -> str | None:
     """The commit checked out in ``folder``, with ``-dirty`` if files differ; None outside a checkout."""
+    command = "git describe --always --abbrev=40 --dirty --exclude=*".split()
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return commit.stdout.strip() if commit.returncode == 0 else None

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 log = logging.getLogger("goodreads")
 
 
@@ -32,8 +34,6 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
             self.every = 0.1  # as often as the bar draws itself
             self._bar = tqdm(total=total, desc=label, unit=f" {unit}", position=position, leave=position == 0)
 
@@ -59,5 +59,6 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
             return
         rate = self.count / seconds if seconds else 0.0
-        count = f"{self.count:,}" if self.total is None else f"{self.count:,} of {self.total:,}"
-        log.info("%s: %s %s, %.0f/s%s", self.label, count, self.unit, rate, note and f"; {note}")
+        total = "" if self.total is None else f" of {self.total:,}"
+        text = f"{self.label}: {self.count:,}{total} {self.unit}, {rate:.0f}/s"
+        log.info("%s", f"{text}; {note}" if note else text)
