@@ -69,6 +69,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             metrics,
             scoring,  # seconds: not before the input is known to be there
         )
+        from goodreads.model.checkpoint import load_classifier
 
         device = runtime.choose_device()
         log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, options.dtype)
@@ -78,7 +79,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             box = [f"NO GPU, though one was asked for: {asked}.", f"Why: {device.reason}."]
             log.warning("\n%s", runtime.boxed(box))
         started = time.perf_counter()
-        classifier = scoring.load_classifier(folder, options.dtype, device.type)
+        classifier = load_classifier(folder, options.dtype, device.type)
     columns = match_labels(classifier.labels, split.label_names, options.model)
     if columns != sorted(columns):
         log.warning("the model orders its labels otherwise than the data; matched by name: %s", columns)

@@ -56,9 +56,8 @@ def stage(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, Pat
     from goodreads.common.files import read_json, sha256_file, write_json, write_text
     from goodreads.data.genres import match_labels
     from goodreads.data.split_store import read_manifest, read_split
-    from goodreads.evaluation import scoring
     from goodreads.hub import model_card as card
-    from goodreads.model.checkpoint import OPTIONAL, REQUIRED, WEIGHTS
+    from goodreads.model.checkpoint import OPTIONAL, REQUIRED, WEIGHTS, inspect
 
     result = read_json(options.results_dir / "eval_results_local.json", "python evaluate_model.py")
     training = read_json(options.results_dir / "training_log.json", "python train.py")
@@ -67,8 +66,7 @@ def stage(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, Pat
     # trained on everything else: millions of reviews are named by what they are not
     everything = "test_parameters" in manifest
     train_ids = None if everything else read_split(options.data_dir, "train").review_ids
-    classifier = scoring.load_classifier(options.model, "float32", "cpu")
-    match_labels(classifier.labels, test.label_names, str(options.model))
+    match_labels(inspect(options.model), test.label_names, str(options.model))
     weights = sha256_file(options.model / WEIGHTS)
     for what, found in (
         ("eval_results_local.json", result["model"]["weights_sha256"]),

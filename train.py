@@ -56,11 +56,10 @@ def train(options: argparse.Namespace, training: dict[str, Any], started: float)
     import transformers
 
     from goodreads.common import machine as runtime
-    from goodreads.model import modelling
-    from goodreads.model.checkpoint import check_replaceable, save
+    from goodreads.model.checkpoint import check_replaceable, load_for_training, save
+    from goodreads.model.tokenized import tokenize_split
+    from goodreads.training.callbacks import discard_checkpoints, last_checkpoint
     from goodreads.training.options import complete
-    from goodreads.training.processes import first_on_each_disk, leave_group
-    from goodreads.training.trainer import discard_checkpoints, last_checkpoint
     from goodreads.training.training_log import Phases, training_record
 
     transformers.logging.set_verbosity_error()  # that the classifier's weights are new is no news here
@@ -74,7 +73,7 @@ def train(options: argparse.Namespace, training: dict[str, Any], started: float)
     arguments, plan = complete(options, training, device.type, int(os.environ.get("WORLD_SIZE", 1)))
     phases.end("start")
 
-    with first_on_each_disk(arguments):
+    with arguments.main_process_first(local=False):
         manifest, splits = load_splits(options)
     phases.end("data")
 
@@ -83,19 +82,28 @@ def train(options: argparse.Namespace, training: dict[str, Any], started: float)
     resume_from = last_checkpoint(checkpoints, fingerprint) if options.resume else None
     if rank == 0 and not options.resume:
         discard_checkpoints(checkpoints)
-    tokenizer, model = modelling.build(
-        resume_from or options.model_name_or_path, splits["train"], options.max_length, options.seed
+    train = splits["train"]
+    tokenizer, model = load_for_training(
+        resume_from or options.model_name_or_path,
+        train.label_names,
+        options.max_length,
+        options.seed,
+        train.texts,
     )
     phases.end("model")
 
-    encoded = tokenize_splits(options, arguments, splits, tokenizer)
+    with arguments.main_process_first(local=False):
+        encoded = {
+            name: tokenize_split(split, tokenizer, options.max_length, options.data_dir / "tokens")
+            for name, split in splits.items()
+        }
     phases.end("tokenize")
 
     trainer, stop = build_trainer(options, arguments, plan, model, tokenizer, encoded, fingerprint)
     announce(device, arguments, plan, trainer)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     phases.end("train")
-    leave_group(trainer)
+    trainer.accelerator.end_training()
     if stop.received and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(stop.received, f"checkpoint-{trainer.state.global_step} saved; go on with --resume")
     if rank:
@@ -131,30 +139,6 @@ def load_splits(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
     return read_manifest(options.data_dir), splits
 
 
-def tokenize_splits(
-    options: argparse.Namespace, arguments: Any, splits: dict[str, Any], tokenizer: Any
-) -> dict[str, Any]:
-    """The splits' tokens by name; shards are tokenized by all processes, each its share.
-
-    Raises:
-        InputError: the tokens of shards cannot be written.
-    """
-    from goodreads.data.split_store import ShardedSplit
-    from goodreads.model.tokenized import load_or_tokenize, tokenize_share
-    from goodreads.training.processes import first_on_each_disk, shares
-
-    # a process alone makes them as it loads them
-    if isinstance(splits["train"], ShardedSplit) and arguments.world_size > 1:
-        for rank, count in shares(arguments):
-            tokenize_share(options.data_dir, splits["train"], tokenizer, options.max_length, rank, count)
-            arguments.distributed_state.wait_for_everyone()
-    with first_on_each_disk(arguments):
-        return {
-            name: load_or_tokenize(options.data_dir, name, split, tokenizer, options.max_length)
-            for name, split in splits.items()
-        }
-
-
 def run_fingerprint(options: argparse.Namespace, arguments: Any, manifest: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights of this run, as JSON values."""
     values = arguments.to_dict()
@@ -184,14 +168,13 @@ def build_trainer(
     """
     from transformers import PrinterCallback
 
-    from goodreads.model.tokenized import Padding
     from goodreads.training import callbacks
     from goodreads.training.trainer import GenreTrainer
 
     # beside the results, since the checkpoint folder goes when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(options.results_dir / "tensorboard"))
     stop = callbacks.StopOnSignal()
-    listeners: list[Any] = [callbacks.LogEpochEnd(), stop]
+    listeners: list[Any] = [callbacks.CompleteCheckpoint(fingerprint), callbacks.LogEpochEnd(), stop]
     if "validation" in encoded and options.early_stopping_patience:
         listeners.append(callbacks.StopOnValidation(options.early_stopping_patience))
     try:
@@ -203,14 +186,11 @@ def build_trainer(
             processing_class=tokenizer,
             callbacks=listeners,
             plan=plan,
-            padding=Padding.of(tokenizer),
-            fingerprint=fingerprint,
         )
     except (RuntimeError, ImportError) as error:
         if not arguments.report_to:
             raise
         raise InputError(f"--report_to {' '.join(arguments.report_to)}: {error}") from error
-    trainer.add_callback(callbacks.BatchOrderCallback(trainer.order))
     if arguments.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(callbacks.PlainLog())
@@ -228,7 +208,7 @@ def announce(device: Any, arguments: Any, plan: Any, trainer: Any) -> None:
     log.info("device: %s, %s (%s)", device.type, device.name, device.reason)
     log.info("precision: %s (%s)", precision, reason if precision == automatic else "as asked")
     log.info("%s", plan)
-    log.info("data: %s tokens an epoch", f"{sum(trainer.order.lengths):,}")
+    log.info("data: %s tokens an epoch", f"{trainer.train_dataset.lengths.sum():,}")
     if device.type == "cuda" and torch.cuda.device_count() > plan.devices:
         log.warning(
             "%d of %d GPUs are idle; use all with: torchrun --nproc-per-node %d train.py",

@@ -6,7 +6,7 @@ from string import Template
 from typing import Any
 
 from goodreads.data.genres import GENRES
-from goodreads.model.modelling import SCRATCH
+from goodreads.model.checkpoint import SCRATCH
 
 BASE = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model id; a folder has no page that could be linked
 TEMPLATE = Path(__file__).with_name("model_card.md")

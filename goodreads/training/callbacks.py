@@ -1,24 +1,35 @@
-"""What listens to the Trainer: the batch order's epoch, signals, the log, early stopping."""
+"""What listens to the Trainer: complete checkpoints, signals, the log, early stopping."""
 
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from goodreads.common.errors import InputError
+from goodreads.common.files import read_json, write_json
 from goodreads.common.progress import log
-from goodreads.model.batching import LengthGroupedBatches
+
+COMPLETE = "complete.json"
 
 
-class BatchOrderCallback(TrainerCallback):
-    """Tells the batch order which epoch it is, resumed or not."""
+class CompleteCheckpoint(TrainerCallback):
+    """Writes complete.json last into each checkpoint: without it a checkpoint is not used.
 
-    def __init__(self, order: LengthGroupedBatches) -> None:
-        self.order = order
+    Args:
+        fingerprint: what a checkpoint must agree with to be resumed.
+    """
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch, counted from 0."""
-        self.order.epoch = int(state.epoch or 0)
+    def __init__(self, fingerprint: dict[str, Any]) -> None:
+        self.fingerprint = fingerprint
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the file."""
+        if args.should_save:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder / COMPLETE, self.fingerprint)
 
 
 class StopOnSignal(TrainerCallback):
@@ -107,3 +118,28 @@ class StopOnValidation(EarlyStoppingCallback):
         """Count only evaluations that have the deciding metric."""
         if args.metric_for_best_model in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+def last_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> Path:
+    """The newest complete checkpoint below ``folder``; incomplete ones are named and passed over.
+
+    Raises:
+        InputError: there is none, or it belongs to a run with other settings.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found and not (found[-1] / COMPLETE).is_file():
+        log.warning("%s is incomplete and passed over", found.pop())
+    if not found:
+        raise InputError(f"--resume: no complete checkpoint in {folder}; run without --resume")
+    saved = read_json(found[-1] / COMPLETE, "a run without --resume")
+    changed = [f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in fingerprint.items() if saved.get(k) != v]
+    if changed:
+        raise InputError(f"--resume: {found[-1]} is of another run: {'; '.join(changed)}; drop --resume")
+    return found[-1]
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove what an earlier run left in its checkpoint folder, saying so."""
+    if folder.exists():
+        log.info("removing the checkpoints in %s", folder)
+        shutil.rmtree(folder)

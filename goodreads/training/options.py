@@ -5,15 +5,13 @@ A recipe is a flat mapping of the same names; the command line wins over it.
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from goodreads.common.cli import one_line_error
 from goodreads.common.errors import InputError
+from goodreads.model.batching import BatchPlan, plan_batches
 
-# tokens a device takes at once in training, padding included, if not said otherwise; docs/performance.md
-MICRO_TOKENS = {"cuda": 16_384, "mps": 4_096, "cpu": 2_048}
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 DEFAULTS = (  # beneath every recipe; what is not here is TrainingArguments' own default
@@ -77,53 +75,6 @@ def _spelled(word: str, own: dict[str, str]) -> str:
     return own[_key(word)] + equals + value
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """How ``effective`` reviews per optimizer step are spread.
-
-    Attributes:
-        effective: reviews per optimizer step, over all devices.
-        devices: number of processes.
-        per_device: reviews a device takes at once, at most.
-        accumulation: how often it does so in a step, if no more often because of ``tokens``.
-        tokens: tokens a device takes at once at most, padding included; 0: any number.
-    """
-
-    effective: int
-    devices: int
-    per_device: int
-    accumulation: int
-    tokens: int
-
-    def __str__(self) -> str:
-        sign = "=" if self.devices * self.per_device * self.accumulation == self.effective else "<="
-        text = (
-            f"effective batch {self.effective} {sign} {self.devices} device(s) x {self.per_device} reviews "
-            f"x {self.accumulation} accumulation step(s)"
-        )
-        return text + (f", each of at most {self.tokens:,} tokens at a time" if self.tokens else "")
-
-
-def plan_batches(effective: int, per_device: int | None, devices: int, device_type: str) -> BatchPlan:
-    """Spread the effective batch over devices and micro-batches; none of them has to divide it.
-
-    Args:
-        effective: reviews per optimizer step.
-        per_device: reviews a device takes at once; None: as many as ``MICRO_TOKENS`` allow.
-        devices: number of processes.
-        device_type: cuda, mps or cpu.
-
-    Raises:
-        InputError: there are more devices than reviews.
-    """
-    if effective < devices:
-        raise InputError(f"--effective_batch_size {effective} is too small for {devices} devices")
-    share = -(-effective // devices)
-    at_once = min(per_device or share, share)
-    tokens = 0 if per_device else MICRO_TOKENS[device_type]
-    return BatchPlan(effective, devices, at_once, -(-share // at_once), tokens)
-
-
 def complete(
     options: argparse.Namespace, training: dict[str, Any], device_type: str, devices: int
 ) -> tuple[Any, BatchPlan]:
@@ -151,8 +102,6 @@ def complete(
         "ddp_backend": training["ddp_backend"] or ("gloo" if device_type == "cpu" and devices > 1 else None),
         # a classifier uses all its parameters; looking for unused ones takes time at every step
         "ddp_find_unused_parameters": bool(training["ddp_find_unused_parameters"]),
-        # they never change, and a process that takes a batch again would ask for them when others do not
-        "ddp_broadcast_buffers": bool(training["ddp_broadcast_buffers"]),
         "restore_callback_states_from_checkpoint": True,  # early stopping counts on after a resume
         "disable_tqdm": not sys.stderr.isatty(),
     }

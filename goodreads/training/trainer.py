@@ -1,45 +1,48 @@
 """What train.py adds to the Hugging Face Trainer.
 
-The effective batch size is fixed and the loss is the mean over it, whatever the devices; batches come in
-an order that depends on the seed and the epoch alone; a signal saves a checkpoint; a checkpoint counts
-only once it is complete.
+The effective batch size is fixed and the loss is the mean over it, on any number of devices; the order of the
+reviews depends on the seed and the epoch alone; each test review is scored once.
 """
 
-import shutil
+import math
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from goodreads.common.errors import InputError
-from goodreads.common.files import read_json, write_json
-from goodreads.common.progress import log
-from goodreads.model.batching import LengthGroupedBatches, longest_first, scoring_tokens, token_budget_batches
-from goodreads.model.first_token import skip_unread
-from goodreads.model.tokenized import Padding
-from goodreads.training.dropout import ReviewDropout
-from goodreads.training.options import BatchPlan
+from goodreads.common.errors import CheckFailed, InputError
+from goodreads.evaluation.metrics import classification_metrics
+from goodreads.evaluation.scoring import score_reviews
+from goodreads.model.batching import BatchPlan, ShuffledBatches, scoring_sizes, training_sizes
+from goodreads.model.packed import choose_layout
+from goodreads.model.tokenized import TokenizedReviews
 
-SDPA = ("distilbert", "sdpa")  # a model that takes a mask for sdpa as it is
-COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint is not used
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import SequenceClassifierOutput
 
 
-def square_mask(mask: torch.Tensor) -> torch.Tensor:
-    """What transformers makes of a mask of shape (b, n) for sdpa: booleans of shape (b, 1, n, n).
+class Share(TypedDict):
+    """What one process takes of an effective batch.
 
-    It would look first whether there is padding at all, and the host would wait for the GPU at every step.
+    Attributes:
+        indices: its reviews; of a batch with fewer reviews than processes, perhaps one that does not count.
+        counts: whether they count.
+        effective: reviews of the effective batch, over all processes.
     """
-    length = mask.shape[1]
-    return mask.bool()[:, None, None, :].expand(-1, 1, length, length)
+
+    indices: list[int]
+    counts: bool
+    effective: int
 
 
 def mean_loss(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: int | None = None, label_smoothing: float = 0.0
+    outputs: "SequenceClassifierOutput",
+    labels: torch.Tensor,
+    num_items_in_batch: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy of a micro-batch as its part of the mean over the whole effective batch.
 
@@ -64,147 +67,108 @@ def mean_loss(
 
 
 class GenreTrainer(Trainer):
-    """A Trainer with this pipeline's batches, loss, evaluation and complete-or-ignored checkpoints.
+    """A Trainer with this pipeline's batches, loss and evaluation.
 
-    To the Trainer a batch is a process's share of an effective batch: every n-th review of it, so that the
-    lengths are the same everywhere. ``training_step`` takes the share in micro-batches and divides by the
-    reviews of the effective batch, and dropout is each review's own, so that neither the number of processes
-    nor of micro-batches changes the gradient, whatever is left for the last batch of an epoch. Evaluation
-    shares out whole batches.
+    To the Trainer a batch is a process's share of an effective batch: every n-th review of it.
+    ``training_step`` takes the share in micro-batches and divides by the reviews of the effective batch, so
+    that without dropout neither the number of processes nor of micro-batches changes the gradient, whatever
+    is left for the last batch of an epoch. Evaluation shares out whole micro-batches.
 
     Args:
         plan: reviews per step and what a device takes at once.
-        padding: of the tokenizer.
-        fingerprint: what a checkpoint must agree with to be resumed.
         kwargs: the Trainer's, with ``TokenizedReviews`` as data sets.
     """
 
-    def __init__(
-        self, *, plan: BatchPlan, padding: Padding, fingerprint: dict[str, Any], **kwargs: Any
-    ) -> None:
-        kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # the Trainer wraps in DataParallel above 1
-        loss = partial(mean_loss, label_smoothing=kwargs["args"].label_smoothing_factor)
+    def __init__(self, *, plan: BatchPlan, **kwargs: Any) -> None:
+        args = kwargs["args"]
+        # one process, one GPU: above 1 the Trainer wraps the model in DataParallel; there is no public switch
+        args._n_gpu = min(1, args.n_gpu)
+        loss = partial(mean_loss, label_smoothing=args.label_smoothing_factor)
         super().__init__(compute_loss_func=loss, **kwargs)
-        skip_unread(self.model)
-        self.dropout = ReviewDropout(self.model, self.args.seed)
-        self.order = LengthGroupedBatches(self.train_dataset.lengths, plan.effective, self.args.seed)
-        self.plan, self.padding, self.fingerprint = plan, padding, fingerprint
-        self.tokens = plan.tokens  # a micro-batch's limit, lowered when the memory does not suffice
-        self._at_work = (0, 0, False)  # reviews and width of the micro-batch, and whether it is the last
-        self._rehearsed = self.accelerator.num_processes == 1
+        self.plan = plan
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        reviews: TokenizedReviews = self.train_dataset
+        self.layout = choose_layout(self.model, self.processing_class, reviews, autocast)
+        self.sizes = training_sizes(plan, reviews.lengths)
 
-    def get_train_dataloader(self) -> Any:
-        """Batches of indices; the same effective batches on any number of processes."""
-        everything: Any = range(len(self.train_dataset))
-        return torch.utils.data.DataLoader(everything, batch_sampler=self.order, collate_fn=self._share)
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
+        """Shares of effective batches, which are the same on any number of processes."""
+        reviews: Any = range(len(self.train_dataset))
+        batches = ShuffledBatches(len(reviews), self.plan.effective, self.args.seed)
+        loader = torch.utils.data.DataLoader(reviews, batch_sampler=batches, collate_fn=self._share)
+        loader.set_epoch = batches.set_epoch  # the Trainer calls it at the start of each epoch
+        return loader
 
-    def _share(self, batch: list[int]) -> dict[str, Any]:
+    def _share(self, batch: list[int]) -> Share:
         share = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        # with nothing to do a process still takes part in the exchange of gradients: with a review that
-        # counts for nothing
-        return {"share": share or batch[:1], "counts": bool(share), "reviews": len(batch)}
+        # a process without a review still has to take part in the exchange of gradients
+        return {"indices": share or batch[:1], "counts": bool(share), "effective": len(batch)}
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int | None:
-        return batch_samples[0]["reviews"] if batch_samples else None  # the Trainer's would wait for the GPU
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the Trainer's way counts parameters at every step."""
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer's way counts all parameters at every step."""
         return 0
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: int | None = None
+        self, model: torch.nn.Module, inputs: Share, num_items_in_batch: int | None = None
     ) -> torch.Tensor:
-        """Gradients of one effective batch; out of memory, the same again in smaller micro-batches.
+        """Compute the gradients of this process's share of an effective batch.
 
         Returns:
             The process's part of the loss times the number of processes (the Trainer logs their mean).
 
         Raises:
-            InputError: not even one review fits into memory.
+            InputError: out of memory; the message names the options to run with.
+            CheckFailed: the loss is not finite.
         """
         model.train()
-        if not self._rehearsed:
-            self._rehearse()
-        while True:
-            try:
-                return self._gradients(model, **inputs)
-            except RuntimeError as error:
-                self._split_further(error)
-            model.zero_grad()  # not in the except block: the error holds on to the tensors
-            clear_device_cache(garbage_collection=True)
-
-    def _gradients(self, model: Any, share: list[int], counts: bool, reviews: int) -> torch.Tensor:
-        lengths = [self.train_dataset.lengths[i] for i in share]
-        parts = token_budget_batches(lengths, self.tokens, self.plan.per_device)
+        lengths = self.train_dataset.lengths[inputs["indices"]]
+        parts = self.layout.split(lengths, self.sizes)
         loss = torch.zeros((), device=self.args.device)
-        for number, part in enumerate(parts, 1):
-            self._at_work = (len(part), lengths[part[0]], number == len(parts))
-            with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
-                loss += self._backward(model, [share[i] for i in part], counts, reviews)
+        try:
+            for number, part in enumerate(parts, 1):
+                last = number == len(parts)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    loss += self._backward(model, [inputs["indices"][i] for i in part], inputs)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise InputError(self._less_memory(max(map(len, parts)))) from error
+            raise
+        if self.args.device.type == "cpu" and self.accelerator.num_processes == 1:
+            self._check_finite(loss.item())
         return loss
 
-    def _backward(self, model: Any, indices: list[int], counts: bool, reviews: int) -> torch.Tensor:
-        inputs = self.train_dataset.batch(indices, self.padding, self.args.device)
-        if not counts:
+    def _backward(self, model: torch.nn.Module, indices: list[int], share: Share) -> torch.Tensor:
+        inputs = self.layout.inputs(self.train_dataset, indices, self.sizes, self.args.device)
+        if not share["counts"]:
             inputs["labels"].fill_(-100)
-        self.dropout.begin(self.state.global_step, indices, inputs["attention_mask"])
-        config = self.model.config
-        if self.args.device.type == "cuda" and (config.model_type, config._attn_implementation) == SDPA:
-            inputs["attention_mask"] = square_mask(inputs["attention_mask"])
         with self.compute_loss_context_manager():
-            loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=reviews)
+            loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=share["effective"])
         self.accelerator.backward(loss)
         return loss.detach()
 
-    def _split_further(self, error: RuntimeError) -> None:
-        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
-            raise error
-        reviews, width, last = self._at_work
+    def _less_memory(self, reviews: int) -> str:
         if reviews == 1:
-            raise InputError(
-                f"out of memory with one review of {width} tokens; lower --max_length or take a smaller model"
-            ) from error
-        if last and self._rehearsed and self.accelerator.num_processes > 1:
-            raise InputError(  # others wait for this process's gradients: it cannot begin anew
-                f"out of memory with {reviews} reviews of {width} tokens; run again with "
-                f"--effective_batch_size {self.plan.effective} --per_device_train_batch_size {reviews // 2}"
-            ) from error
-        self.tokens = reviews * width // 2
-        log.error(  # on every process
-            "out of memory with %d reviews of %d tokens: from now on at most %s tokens at a time; "
-            "the effective batch stays %d reviews",
-            reviews,
-            width,
-            f"{self.tokens:,}",
-            self.plan.effective,
+            return "out of memory with a single review; lower --max_length or take a smaller model"
+        return (
+            f"out of memory with {reviews} reviews at once; run again with --per_device_train_batch_size "
+            f"{reviews // 2} --effective_batch_size {self.plan.effective}"
         )
 
-    def _rehearse(self) -> None:
-        """Before several processes start together, agree on a micro-batch that fits into each memory.
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise CheckFailed(
+                f"the loss is {loss} at step {self.state.global_step + 1}: training diverged and nothing was "
+                "saved; lower --learning_rate"
+            )
 
-        It takes the longest reviews, with room left for Adam's two averages, which come with the first step.
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, unless the training loss is not finite: that ends the run, in all processes at once.
+
+        A GPU is not asked for the loss of each step, which would make the host wait for it.
         """
-        lengths = self.train_dataset.lengths
-        longest = longest_first(lengths)[: self.plan.per_device]
-        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        while True:
-            part = token_budget_batches([lengths[i] for i in longest], self.tokens)[0]
-            self._at_work = (len(part), lengths[longest[0]], False)
-            try:
-                room = torch.empty(2 * parameters, device=self.args.device)
-                self._backward(self.model, [longest[i] for i in part], False, 1)
-                break
-            except RuntimeError as error:
-                self._split_further(error)
-            self.model.zero_grad()
-            clear_device_cache(garbage_collection=True)
-        del room
-        self.model.zero_grad()
-        limit = torch.tensor(self.tokens or torch.iinfo(torch.int64).max, device=self.args.device)
-        torch.distributed.all_reduce(limit, torch.distributed.ReduceOp.MIN)
-        if self.tokens or limit < torch.iinfo(torch.int64).max:
-            self.tokens = int(limit)
-        self._rehearsed = True
+        if "loss" in logs:
+            self._check_finite(logs["loss"])
+        super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The reviews themselves, by name or as they are."""
@@ -215,58 +179,14 @@ class GenreTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Score each review once, whatever the number of processes, and take the metrics.
 
-        The batches do not depend on the processes either; each scores every n-th one, and their logits meet
-        in a sum with zeros, which changes no bit.
+        Raises:
+            CheckFailed: a logit is not finite.
         """
-        from goodreads.evaluation.metrics import (
-            classification_metrics,  # 2 s, which a run without evaluation saves
-        )
-
-        reviews, self.callback_handler.eval_dataloader = dataloader, None
-        model = self.model.eval()
-        logits = torch.zeros(len(reviews), model.config.num_labels, device=self.args.device)
-        batches = token_budget_batches(reviews.lengths, scoring_tokens(self.args.device.type))
-        with torch.inference_mode():
-            for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-                inputs = reviews.batch(part, self.padding, self.args.device)
-                del inputs["labels"]
-                logits[part] = model(**inputs).logits.float()
-                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        if self.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(logits)
-        logits = logits.cpu()
-        found = classification_metrics(logits.argmax(dim=1).numpy(), reviews.labels, model.config.num_labels)
+        reviews: TokenizedReviews = dataloader
+        sizes = scoring_sizes(self.args.device.type, reviews.lengths, self.plan.fixed_sizes)
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        logits = score_reviews(self.model, self.layout, sizes, reviews, process, processes)
+        found = classification_metrics(logits.argmax(dim=1).numpy(), reviews.labels, logits.shape[1])
         found["loss"] = torch.nn.functional.cross_entropy(logits, torch.from_numpy(reviews.labels)).item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(logits.numpy(), reviews.labels, metrics, len(reviews))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / COMPLETE, self.fingerprint)
-
-
-def last_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> Path:
-    """The newest complete checkpoint below ``folder``; incomplete ones are named and passed over.
-
-    Raises:
-        InputError: there is none, or it belongs to a run with other settings.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    while found and not (found[-1] / COMPLETE).is_file():
-        log.warning("%s is incomplete and passed over", found.pop())
-    if not found:
-        raise InputError(f"--resume: no complete checkpoint in {folder}; run without --resume")
-    saved = read_json(found[-1] / COMPLETE, "a run without --resume")
-    changed = [f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in fingerprint.items() if saved.get(k) != v]
-    if changed:
-        raise InputError(f"--resume: {found[-1]} is of another run: {'; '.join(changed)}; drop --resume")
-    return found[-1]
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Remove what an earlier run left in its checkpoint folder, saying so."""
-    if folder.exists():
-        log.info("removing the checkpoints in %s", folder)
-        shutil.rmtree(folder)

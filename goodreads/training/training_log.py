@@ -35,7 +35,7 @@ def training_record(
         seconds: wall time per phase.
         resumed_from: the checkpoint's name, or None; the figures of speed are then of the second part.
     """
-    state, tokens = trainer.state, sum(trainer.order.lengths)
+    state, tokens = trainer.state, int(trainer.train_dataset.lengths.sum())
     evaluation = sum(
         value
         for entry in state.log_history
@@ -63,7 +63,6 @@ def training_record(
         "data": {
             "train_reviews": len(trainer.train_dataset),
             "train_tokens_per_epoch": tokens,
-            "padding_share": trainer.order.padding_share(plan.devices, trainer.tokens, plan.per_device),
         },
         "seconds": seconds | {"train": training, "evaluate_epochs": evaluation},
         "throughput": {

@@ -12,80 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from goodreads.common import machine as runtime
 from goodreads.common.errors import InputError
 from goodreads.evaluation import comparison, metrics
-from goodreads.model.batching import LengthGroupedBatches, token_budget_batches
 from goodreads.model.scratch_model import build_tokenizer
-from goodreads.training.options import plan_batches, read_recipe
+from goodreads.training.options import read_recipe
 from goodreads.training.trainer import mean_loss
 from goodreads.training.training_log import epoch_records
-
-lengths_of_reviews = st.lists(st.integers(2, 512), min_size=1, max_size=300)
-
-
-@given(lengths_of_reviews, st.integers(1, 40), st.integers(0, 5))
-def test_an_epoch_holds_each_review_once_whatever_the_batch(
-    lengths: list[int], batch: int, epoch: int
-) -> None:
-    order = LengthGroupedBatches(lengths, batch, seed=42)
-    order.epoch = epoch
-    batches = list(order)
-    assert sorted(i for each in batches for i in each) == list(range(len(lengths)))
-    assert len(batches) == len(order)
-    assert {len(each) for each in batches[:-1]} <= {batch}
-    assert batches == list(order)  # the same again, as after a resume
-    assert 0 <= order.padding_share(2, 1024, batch) < 1
-
-
-def test_epochs_differ_and_batches_do_not_run_from_long_to_short() -> None:
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(4.2, 0.9, 6400).astype(int), 2, 512).tolist()
-    order = LengthGroupedBatches(lengths, 16, seed=42)
-    first = list(order)
-    order.epoch = 1
-    assert first != list(order)
-    for devices, budget, most in ((1, 0, 16), (1, 2048, 16), (4, 16_384, 4)):
-        assert order.padding_share(devices, budget, most) < 0.05
-    widths = [max(lengths[i] for i in batch) for batch in first]
-    assert abs(np.corrcoef(np.arange(len(widths)), widths)[0, 1]) < 0.2
-
-
-@given(lengths_of_reviews, st.sampled_from([0, 64, 500, 4096]), st.sampled_from([0, 1, 7, 32]))
-def test_token_budget_batches_keep_the_budget(lengths: list[int], budget: int, most: int) -> None:
-    batches = token_budget_batches(lengths, budget, most)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        width = max(lengths[i] for i in batch)
-        assert not budget or len(batch) * width <= budget or len(batch) == 1
-        assert not most or len(batch) <= most
-    assert budget or most or len(batches) == 1
-
-
-@given(
-    devices=st.integers(1, 9),
-    share=st.integers(1, 64),
-    per_device=st.none() | st.integers(1, 70),
-    kind=st.sampled_from(["cpu", "cuda", "mps"]),
-)
-def test_the_plan_holds_the_effective_batch(
-    devices: int, share: int, per_device: int | None, kind: str
-) -> None:
-    plan = plan_batches(devices * share, per_device, devices, kind)
-    assert plan.devices * plan.per_device * plan.accumulation >= plan.effective == devices * share
-    assert plan.devices * plan.per_device * (plan.accumulation - 1) < plan.effective
-    assert bool(plan.tokens) == (per_device is None)
-
-
-def test_a_plan_says_where_it_does_not_divide() -> None:
-    assert str(plan_batches(16, 5, 3, "cpu")) == (
-        "effective batch 16 <= 3 device(s) x 5 reviews x 2 accumulation step(s)"
-    )
-    assert "= 1 device(s) x 16 reviews x 1 accumulation step(s), each of at most" in str(
-        plan_batches(16, None, 1, "cpu")
-    )
-    with pytest.raises(InputError, match="--effective_batch_size 2 is too small for 3 devices"):
-        plan_batches(2, None, 3, "cpu")
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 1000))
@@ -201,11 +133,6 @@ def test_the_small_tokenizer_is_the_same_every_time() -> None:
     assert first == second
     assert [first[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(range(5))
     assert build_tokenizer(texts, 8)("magic " * 20, truncation=True)["input_ids"][0] == 2
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (720, "12 min"), (12240, "3.4 h")])
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert runtime.duration(seconds) == text
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))

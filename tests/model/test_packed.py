@@ -1,0 +1,159 @@
+"""Packed batches give the logits and gradients of padded ones, or are not used."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from goodreads.model import packed
+from goodreads.model.batching import Sizes
+from goodreads.model.packed import Packed, choose_layout, disable, enable
+from goodreads.model.padded import Layout, Padded
+from goodreads.model.tokenized import TokenizedReviews
+from tests.model.reviews import Tokenizer, some_reviews, tiny_distilbert
+
+ANY = Sizes(10**9, 10**9)
+PADDED: Any = Padded(Tokenizer())  # type: ignore[arg-type]
+
+
+def logits_and_gradients(
+    model: Any, layout: Layout, reviews: TokenizedReviews, sizes: Sizes
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of the sum of the reviews' losses."""
+    model.zero_grad()
+    logits = torch.zeros(len(reviews), 8)
+    for part in layout.split(reviews.lengths, sizes):
+        inputs = layout.inputs(reviews, part, sizes, "cpu")
+        labels = inputs.pop("labels")
+        found = model(**inputs).logits
+        torch.nn.functional.cross_entropy(found, labels, reduction="sum").backward()
+        logits[part] = found[: len(part)].detach()
+    return logits, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def assert_same(model: Any, layout: Layout, reviews: TokenizedReviews, sizes: Sizes, expected: Any) -> None:
+    logits, gradients = logits_and_gradients(model, layout, reviews, sizes)
+    wanted, wanted_gradients = expected
+    assert (logits - wanted).norm() <= 1e-5 * wanted.norm()
+    assert (logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    # a key's bias has no gradient but rounding, since softmax takes away what all scores share
+    scale = torch.cat([gradient.flatten() for gradient in wanted_gradients.values()]).norm()
+    for name, gradient in gradients.items():
+        size = wanted_gradients[name].norm()
+        assert (gradient - wanted_gradients[name]).norm() <= 1e-5 * max(size, 1e-2 * scale), name
+
+
+@pytest.fixture(scope="module")
+def reviews() -> TokenizedReviews:
+    """2 to 512 tokens; the third has the special tokens of an empty text alone."""
+    lengths: NDArray[Any] = np.concatenate([[2, 512, 2], np.random.default_rng(4).integers(2, 513, 15)])
+    return some_reviews(lengths)
+
+
+@pytest.fixture(scope="module")
+def expected(reviews: TokenizedReviews) -> Any:
+    """transformers' own forward pass, all reviews padded to 512 tokens in one batch."""
+    return logits_and_gradients(tiny_distilbert(), PADDED, reviews, ANY)
+
+
+@pytest.mark.parametrize("jagged", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ANY,
+        Sizes(1_000, 99),
+        Sizes(10**6, 4),
+        Sizes(3_000, 5, (1_024, 2_048, 3_072), 6),
+        Sizes(9**6, 9, (9_000,)),
+    ],
+    ids=["one batch", "by tokens", "by reviews", "fixed sizes", "much filler"],
+)
+def test_logits_and_gradients_are_those_of_padded_batches(
+    reviews: TokenizedReviews, expected: Any, sizes: Sizes, jagged: bool
+) -> None:
+    model = tiny_distilbert()
+    enable(model)
+    assert_same(model, Packed(0, jagged), reviews, sizes, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_company_of_a_review_changes_nothing(reviews: TokenizedReviews, expected: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model, layout = tiny_distilbert(), Packed(0, jagged=False)
+    enable(model)
+    for part in np.array_split(rng.permutation(len(reviews)), 5):
+        sizes = Sizes(10**6, 99, (int(rng.integers(1, 9_000)),), 7)
+        inputs = layout.inputs(reviews, part.tolist(), sizes, "cpu")
+        del inputs["labels"]
+        found = model(**inputs).logits[: len(part)]
+        torch.testing.assert_close(found, expected[0][part], rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_for_packed_batches_still_takes_padded_ones(reviews: TokenizedReviews, expected: Any) -> None:
+    model = tiny_distilbert()
+    enable(model)
+    assert_same(model, PADDED, reviews, Sizes(2_048, 99), expected)
+    disable(model)
+    assert_same(model, PADDED, reviews, Sizes(2_048, 99), expected)
+    assert "packed" not in str(model.config.to_dict())
+
+
+@pytest.mark.parametrize("jagged", [False, True])
+def test_attention_has_dropout_in_training_alone(reviews: TokenizedReviews, jagged: bool) -> None:
+    model = tiny_distilbert(attention_dropout=0.5)
+    enable(model)
+    inputs = Packed(0, jagged).inputs(reviews, [0, 1, 4], ANY, "cpu")
+    del inputs["labels"]
+    first, second = (model.train()(**inputs).logits for _ in range(2))
+    assert not torch.equal(first, second)
+    first, second = (model.eval()(**inputs).logits for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_recomputed_activations_give_the_same_gradients(reviews: TokenizedReviews, expected: Any) -> None:
+    model = tiny_distilbert()
+    model.activation_checkpointing_enable()
+    enable(model.train())
+    assert_same(model, Packed(0, jagged=False), reviews, Sizes(2_048, 99), expected)
+
+
+def leak(*arguments: Any) -> Any:
+    """Attention that looks at the other reviews too."""
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in arguments[:3])
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
+
+
+def no_kernel(*arguments: Any) -> Any:
+    raise RuntimeError("No available kernel. Aborting execution.\nC++ stack")
+
+
+@pytest.mark.parametrize(("broken", "message"), [(leak, "differ by"), (no_kernel, "No available kernel")])
+def test_packed_batches_that_fail_their_check_are_not_used(
+    reviews: TokenizedReviews,
+    expected: Any,
+    broken: Any,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, tokenizer = tiny_distilbert(), Tokenizer()
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "_attend", broken)
+        layout = choose_layout(model, tokenizer, reviews, check=True)  # type: ignore[arg-type]
+    assert isinstance(layout, Padded)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert message in caplog.text and "padded instead" in caplog.text
+    assert_same(model, layout, reviews, Sizes(2_048, 99), expected)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_packed_batches_that_pass_their_check_are_used(
+    reviews: TokenizedReviews, autocast: torch.dtype | None
+) -> None:
+    model: Any = tiny_distilbert(dropout=0.1)
+    layout = choose_layout(model, Tokenizer(), reviews, autocast, check=True)  # type: ignore[arg-type]
+    assert isinstance(layout, Packed) and not model.training
+    few = some_reviews([3, 4])
+    assert isinstance(choose_layout(model, Tokenizer(), few, autocast, check=True), Packed)  # type: ignore[arg-type]
