@@ -56,8 +56,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        cache = options.cache_dir or scratch / "cache"
-        folder, origin = resolve_model(options.model, options.revision, cache, scratch / "model")
+        folder, origin = resolve_model(options.model, options.revision, options.cache_dir, scratch / "model")
         data_dir = options.data_dir
         if options.split_from_hub:
             data_dir = published_split(folder, options.data_dir, scratch / "data")
@@ -111,13 +110,15 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def resolve_model(model: str, revision: str | None, cache: Path, copy: Path) -> tuple[Path, dict[str, Any]]:
+def resolve_model(
+    model: str, revision: str | None, cache: Path | None, copy: Path
+) -> tuple[Path, dict[str, Any]]:
     """The folder that holds the model, and where it came from with its hashes.
 
     Args:
         model: a folder, or a repository that is fetched.
         revision: of the repository.
-        cache: where its files are kept.
+        cache: folder that keeps its files for later runs, if any.
         copy: the folder to make of them.
 
     Raises:
