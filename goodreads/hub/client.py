@@ -1,197 +1,246 @@
-"""The Hub as this pipeline uses it: bounded retries, one-line errors, and files compared by hash.
+"""The Hugging Face Hub as this pipeline uses it: bounded retries, one-line errors, verified downloads.
 
-No message made here can hold the token: errors name the call, the status and the server's own reason.
+Errors name the call, the status and the server's own reason, never the request, whose headers hold the token.
 """
 
-import hashlib
-import os
+import json
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
-import huggingface_hub
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, get_session, get_token
 from huggingface_hub.errors import (
-    HfHubHTTPError,
+    DisabledRepoError,
+    GatedRepoError,
     HFValidationError,
-    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 
+from goodreads.common.cli import hide
 from goodreads.common.errors import CheckFailed, InputError
-from goodreads.common.files import sha256_file
+from goodreads.common.files import locked
 from goodreads.common.progress import log
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
 ATTEMPTS, FIRST_PAUSE = 4, 0.5  # tries of a call; seconds before the second, doubled each time
-TIMEOUT = 60.0  # seconds without an answer; the client's own default is to wait for ever
+LONGEST_PAUSE = 120.0  # seconds; a Hub that asks for more gets no second try
+TIMEOUT = 60.0  # seconds without an answer; the client's own default is no limit
 TRANSIENT = {408, 429, 500, 502, 503, 504}
-ERRORS = (HfHubHTTPError, httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError, RuntimeError)
+UNREACHABLE = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
+MEANINGS = (  # most specific first
+    (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, which forbids calls to the Hub; unset it"),
+    (GatedRepoError, "a gated repository: ask for access on its page, then use a token of that account"),
+    (DisabledRepoError, "the Hub has disabled this repository"),
+    (RepositoryNotFoundError, "no such repository, or a private one that this token cannot see"),
+    (RevisionNotFoundError, "no such revision"),
+    (RemoteEntryNotFoundError, "no such file in the repository"),
+)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of one commit: ``sha256`` for an LFS file, else ``blob`` (git's SHA-1)."""
-
-    size: int
-    blob: str
-    sha256: str | None
-
-    def is_same_as(self, path: Path) -> bool:
-        """Whether there is a local file with these bytes, judged by the hash that the Hub gives."""
-        if not path.is_file() or path.stat().st_size != self.size:
-            return False
-        return (
-            sha256_file(path) == self.sha256 if self.sha256 else git_blob_sha1(path.read_bytes()) == self.blob
-        )
-
-
 def connect() -> HfApi:
-    """The client, with a time limit on every call and the token of HF_TOKEN_FILE, HF_TOKEN or the login.
+    """The client, with the user's token and a session for all calls.
 
     Raises:
-        InputError: HF_TOKEN_FILE cannot be read.
+        InputError: the token, HF_ENDPOINT or the proxy settings cannot be used.
     """
-    huggingface_hub.set_client_factory(_client)
-    huggingface_hub.utils.disable_progress_bars()
-    token = huggingface_hub.get_token()
-    if path := os.environ.get("HF_TOKEN_FILE"):
-        try:
-            token = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"HF_TOKEN_FILE={path} cannot be read: {error}") from None
+    disable_progress_bars()
+    try:
+        token = get_token()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the token file {constants.HF_TOKEN_PATH} cannot be read: {error}") from error
+    hide(token)
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise InputError("the token holds characters that no token has; copy it again into HF_TOKEN")
+    try:
+        address = httpx2.URL(constants.ENDPOINT)
+    except httpx2.InvalidURL:
+        address = httpx2.URL("")
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InputError(f"HF_ENDPOINT={constants.ENDPOINT} is not an address such as https://huggingface.co")
+    try:
+        get_session()
+    except Exception as error:  # ValueError, ImportError, OSError and more, by the setting that is wrong
+        raise InputError(
+            "the settings of the connection (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE) "
+            f"cannot be used: {error}"
+        ) from error
     return HfApi(token=token or False)
 
 
-def _client() -> httpx2.Client:
-    hook = huggingface_hub.utils._http.hf_request_event_hook
-    return httpx2.Client(event_hooks={"request": [hook]}, follow_redirects=True, timeout=TIMEOUT)
-
-
 def attempt(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
-    """The result of an idempotent call, tried again after a passing failure.
+    """The result of an idempotent call, repeated after a temporary failure.
 
     Raises:
         InputError: it failed for good; the message names ``what``.
     """
     for number in range(1, attempts + 1):
         try:
+            get_session().timeout = TIMEOUT  # each time: the library replaces a session that failed
             return call()
-        except ERRORS as error:
-            if number == attempts or not is_passing(error):
-                raise InputError(f"{what}: {reason(error)}") from None
-            pause = FIRST_PAUSE * 2 ** (number - 1)
-            log.warning("%s: %s; again in %.1f s", what, reason(error), pause)
+        except (InputError, CheckFailed, MemoryError):
+            raise
+        except Exception as error:
+            pause = pause_before_retry(error, number)
+            if pause is None or number == attempts:
+                raise InputError(f"{what}: {reason(error)}") from error
+            log.warning("%s: %s; trying again in %.1f s", what, reason(error), pause)
             time.sleep(pause)
     raise AssertionError("the loop returns or raises")
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether trying again may help."""
-    status = _status(error)
-    if status:
-        return status in TRANSIENT
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return is_passing(error.__cause__)
-    return isinstance(error, httpx2.TransportError | RuntimeError)
+def pause_before_retry(error: Exception, number: int) -> float | None:
+    """Seconds to wait after try ``number``; None if another try cannot help or would come too soon."""
+    response = _response(error)
+    if response is not None:
+        asked = _retry_after(response) or 0.0
+        if response.status_code not in TRANSIENT or asked > LONGEST_PAUSE:
+            return None
+        return float(max(asked, FIRST_PAUSE * 2 ** (number - 1)))
+    chain = list(_chain(error))
+    temporary = any(isinstance(link, UNREACHABLE) for link in chain) or (
+        # the library raises these for a transfer that was cut off
+        isinstance(error, RuntimeError | OSError)
+        and not any(isinstance(link, OfflineModeIsEnabled) or getattr(link, "errno", None) for link in chain)
+    )
+    return FIRST_PAUSE * 2 ** (number - 1) if temporary else None
 
 
 def reason(error: Exception) -> str:
-    """Why a call failed, in one line without the request, whose headers hold the token."""
-    if isinstance(error, RepositoryNotFoundError):
-        return "no such repository, or a private one that this token cannot see"
-    if isinstance(error, RevisionNotFoundError):
-        return "no such revision"
-    status = _status(error)
+    """Why a call failed, in one line."""
+    response, chain = _response(error), list(_chain(error))
+    meaning = next((text for kind, text in MEANINGS for link in chain if isinstance(link, kind)), None)
+    if response is not None:
+        said = _server_message(error, response)
+        return (meaning or _status_meaning(response)) + (f" (the Hub says: {said})" if said else "")
+    if meaning:
+        return meaning
+    for link in chain:
+        if isinstance(link, httpx2.TransportError):
+            return f"the Hub at {constants.ENDPOINT} cannot be reached ({type(link).__name__}: {link})"
+    if isinstance(error, json.JSONDecodeError | KeyError | TypeError | AttributeError | AssertionError):
+        return (
+            f"what answers at {constants.ENDPOINT} is not the Hub: its answer cannot be read "
+            "(a proxy or a login page in between?)"
+        )
+    kind = "" if isinstance(error, OSError | HFValidationError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _response(error: Exception) -> "httpx2.Response | None":
+    """The answer behind an error, if there was one that was no success."""
+    found = (getattr(link, "response", None) for link in _chain(error))
+    return next((response for response in found if response is not None and response.is_error), None)
+
+
+def _status_meaning(response: httpx2.Response) -> str:
+    status = response.status_code
     if status == 401:
-        return "the Hub refuses the token (401); give a valid one in HF_TOKEN"
+        sent = "Authorization" in response.request.headers
+        return "the Hub refuses the token (401)" if sent else "the Hub wants a token (401): set HF_TOKEN"
     if status == 403:
-        return "the token may not do this (403); give one with write access in HF_TOKEN"
-    if status:
-        return f"the Hub answered {status}"
-    if isinstance(error, httpx2.TransportError):
-        return f"the Hub at {huggingface_hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})"
-    if isinstance(error, RuntimeError | LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return reason(error.__cause__)
-    return " ".join(str(error).split())
+        return "the Hub refuses this (403)"
+    if status == 413:
+        return "more than the Hub accepts (413)"
+    wait = _retry_after(response)
+    return f"the Hub answered {status}" + (f" and asks to wait {wait:.0f} s" if wait else "")
 
 
-def _status(error: BaseException | None) -> int | None:
-    response = getattr(error, "response", None)
-    if response is None and isinstance(error, RuntimeError | LocalEntryNotFoundError):
-        response = getattr(error.__cause__, "response", None)
-    return None if response is None else int(response.status_code)
+def _server_message(error: Exception, response: httpx2.Response) -> str:
+    said = next((text for link in _chain(error) if (text := getattr(link, "server_message", None))), None)
+    return " ".join((said or response.headers.get("X-Error-Message") or "").split())[:300]
 
 
-def remote_files(info: Any) -> dict[str, RemoteFile]:
-    """File name -> hashes, from ``model_info(files_metadata=True)``."""
-    return {
-        file.rfilename: RemoteFile(file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
-        for file in info.siblings or []
-    }
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds that a server asks to wait, by Retry-After or the Hub's rate limit headers."""
+    limit = parse_ratelimit_headers(response.headers)
+    if response.status_code == 429 and limit and not limit.remaining:
+        return float(limit.reset_in_seconds)
+    value = response.headers.get("Retry-After", "").strip()
+    try:
+        if value.isdigit():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
 
 
-def git_blob_sha1(content: bytes) -> str:
-    """The name that git gives to a file with this content (git hash-object)."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def download(repo: str, revision: str | None, cache: Path, folder: Path) -> dict[str, Any]:
+def download(repo: str, revision: str | None, cache_dir: Path | None, folder: Path) -> dict[str, Any]:
     """Put a model's files at one commit into a folder, each checked against the Hub's hash.
 
     Args:
         repo: ``user/name``.
-        revision: branch, tag or commit; the Hub resolves it, whatever the cache holds.
-        cache: a folder in the layout of huggingface_hub's cache. A file in it is used if its hash is the
-            Hub's, and fetched anew if not; nothing else in it counts.
-        folder: made here, with links into the cache.
+        revision: branch, tag or commit, resolved by the Hub; None for its main branch.
+        cache_dir: keeps the files for later runs, in a folder per commit, which is used if every hash is the
+            Hub's, else removed and fetched again. None keeps nothing.
+        folder: made here; with ``cache_dir`` a link into it.
 
     Returns:
         What is known of the files' origin, for the results file.
 
     Raises:
-        InputError: no such repository or revision, no access, the Hub is down, the cache cannot be written.
+        InputError: no such repository or revision, no access, the Hub is down, a model that cannot be loaded.
         CheckFailed: a fetched file is not what the Hub says it is.
     """
     api, what = connect(), f"--model {repo}" + (f" --revision {revision}" if revision else "")
-    info = attempt(what, lambda: api.model_info(repo, revision=revision, files_metadata=True))
-    wanted = {name: file for name, file in remote_files(info).items() if is_model_file(name)}
-    storage = cache / "--".join(("models", *repo.split("/")))
-    snapshot = storage / "snapshots" / info.sha
-    missing = [name for name, file in wanted.items() if not file.is_same_as(snapshot / name)]
-    if missing:
-        try:
-            distrust(storage, info.sha, {name: wanted[name] for name in missing})
-        except OSError as error:
-            raise InputError(f"the model cache {cache} cannot be written: {error.strerror}") from None
-    for name in missing:  # one by one: snapshot_download may answer with an incomplete folder
-        attempt(what, partial(api.hf_hub_download, repo, name, revision=info.sha, cache_dir=cache))
-    folder.mkdir()
-    for name in sorted(wanted):
-        if name in missing and not wanted[name].is_same_as(snapshot / name):
-            raise CheckFailed(f"{what}: {name} was damaged on the way (its hash is not the Hub's)")
-        (folder / name).symlink_to((snapshot / name).resolve())
-    cached = len(wanted) - len(missing)
-    log.info(
-        "%s: commit %s, %d files fetched and %d from the cache, all checked",
-        what,
-        info.sha,
-        len(missing),
-        cached,
-    )
+    info = attempt(what, lambda: api.model_info(repo, revision=revision))
+    wanted = _loadable_files(what, info)
+    kept = cache_dir / f"{repo.replace('/', '--')}--{info.sha}" if cache_dir else folder
+
+    def fetch() -> list[str]:
+        attempt(
+            what,
+            lambda: api.snapshot_download(repo, revision=info.sha, local_dir=kept, allow_patterns=wanted),
+        )
+        return damaged()
+
+    def damaged() -> list[str]:
+        seen = attempt(what, lambda: api.verify_repo_checksums(repo, revision=info.sha, local_dir=kept), 1)
+        missing = sorted({*wanted} & {*seen.missing_paths})
+        return [*(wrong["path"] for wrong in seen.mismatches), *seen.extra_paths, *missing]
+
+    cached = kept.is_dir() and not damaged()
+    if not cached:
+        with locked(cache_dir) if cache_dir else nullcontext():
+            wrong = fetch()
+            if wrong and cache_dir:
+                log.warning("%s: %s in %s is damaged; fetching all again", what, wrong[0], kept)
+                shutil.rmtree(kept)
+                wrong = fetch()
+        if wrong:
+            raise CheckFailed(f"{what}: {wrong[0]} was damaged on the way (its hash is not the Hub's)")
+    if cache_dir:
+        folder.symlink_to(kept.resolve(), target_is_directory=True)
+    if "auto_map" in (folder / "config.json").read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{what}: this model needs code from its repository (auto_map), which is never run")
+    log.info("%s: commit %s, %d files, all checked%s", what, info.sha, len(wanted), " (kept)" * cached)
     return {
         "source": repo,
         "revision": revision,
         "commit": info.sha,
         "private": info.private,
-        "cache": f"{cached} of {len(wanted)} files, checked" if cached else "fresh",
-        "endpoint": huggingface_hub.constants.ENDPOINT,
+        "cache": f"{len(wanted)} of {len(wanted)} files, checked" if cached else "fresh",
+        "endpoint": constants.ENDPOINT,
     }
 
 
@@ -200,19 +249,21 @@ def is_model_file(name: str) -> bool:
     return "/" not in name and name.endswith((".json", ".txt", ".safetensors"))
 
 
-def distrust(storage: Path, commit: str, files: dict[str, RemoteFile]) -> None:
-    """Remove what the client would take from its cache unseen: its list of the commit's files, and these.
-
-    Args:
-        storage: the repository's folder in the cache.
-        commit: the one to fetch.
-        files: name -> hashes of the files to fetch.
-
-    Raises:
-        OSError: the cache cannot be written to.
-    """
-    storage.mkdir(parents=True, exist_ok=True)
-    (storage / "trees" / f"{commit}.json").unlink(missing_ok=True)
-    for name, file in files.items():
-        (storage / "snapshots" / commit / name).unlink(missing_ok=True)
-        (storage / "blobs" / (file.sha256 or file.blob)).unlink(missing_ok=True)
+def _loadable_files(what: str, info: "ModelInfo") -> list[str]:
+    """The files to fetch; raises InputError where they would not make a model."""
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    wanted = sorted(filter(is_model_file, files))
+    if "adapter_config.json" in wanted:
+        problem = "is an adapter (PEFT): merge it into its base model and publish that"
+    elif not any(name.endswith(".safetensors") for name in wanted):
+        pickled = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        problem = (
+            f"has its weights as pickle only ({pickled[0]}), which is never loaded: convert it to safetensors"
+            if pickled
+            else "has no weights (model.safetensors)"
+        )
+    elif "config.json" not in wanted:
+        problem = "has no config.json, so it is not a transformers model"
+    else:
+        return wanted
+    raise InputError(f"{what}: this repository {problem}")

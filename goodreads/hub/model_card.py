@@ -2,68 +2,118 @@
 
 import re
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
 
 from goodreads.data.genres import GENRES
 from goodreads.model.checkpoint import SCRATCH
 
-BASE = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model id; a folder has no page that could be linked
-TEMPLATE = Path(__file__).with_name("model_card.md")
+if TYPE_CHECKING:
+    from goodreads.data.split_store import Split
+
+MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model of the Hub; a folder has no page to link to
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    autoescape=False,  # Markdown
+)
+EXAMPLES = (
+    "The detective found a second body in the library, and everybody in the house had a reason to lie.",
+    "The illustrations are lovely, and my four-year-old asks for this bedtime story every night.",
+    "A well-researched life of the president that explains how the war was nearly lost.",
+)
+WORDS = {
+    "f1": "F1",
+    "unseen_books": "of books that no training review is about",
+    "not_cut": "short enough to be read to the end",
+}
 
 
-def render(repo: str, result: dict[str, Any], log: dict[str, Any], manifest: dict[str, Any], tag: str) -> str:
+def render(
+    repo: str,
+    result: dict[str, Any],
+    training: dict[str, Any],
+    manifest: dict[str, Any],
+    tag: str,
+    *,
+    baseline: dict[str, Any] | None = None,
+    pictures: frozenset[str] = frozenset(),
+    code: str = "",
+) -> str:
     """The README.md of a model repository.
 
     Args:
         repo: ``user/name``.
         result: eval_results_local.json.
-        log: training_log.json.
+        training: training_log.json.
         manifest: the data manifest.
         tag: the revision that readers should name.
-    """
-    from huggingface_hub import ModelCardData
+        baseline: eval_results_tfidf.json.
+        pictures: names of the pictures that the repository has.
+        code: where the code is.
 
-    settings, parameters = log["settings"], manifest["parameters"]
-    base = settings["model_name_or_path"]
+    Raises:
+        KeyError, jinja2.UndefinedError: a document lacks an entry.
+    """
+    settings, parameters, environment = training["settings"], manifest["parameters"], training["environment"]
+    base, generated = settings["model_name_or_path"], parameters["source"] == "sample"
+    on_hub = bool(MODEL_ID.fullmatch(base)) and base != SCRATCH
     data = ModelCardData(
         language="en",
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=base if BASE.fullmatch(base) and base != SCRATCH else None,
-        datasets=["ucsd-goodreads"],
+        base_model=base if on_hub else None,
+        datasets=None if generated else ["ucsd-goodreads"],
         metrics=["accuracy", "precision", "recall", "f1"],
         tags=["goodreads", "genre-classification"],
         model_name=repo.partition("/")[2],
-        eval_results=_eval_results(result),
+        eval_results=None if generated else _eval_results(result),
+        widget=[{"text": text} for text in EXAMPLES],
     )
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    rows = {name: entry["rows"] for name, entry in manifest["files"].items()}
+    return TEMPLATES.get_template("model_card.md").render(
         metadata=data.to_yaml(),
         repo=repo,
         tag=tag,
-        base="A small DistilBERT from scratch"
-        if base == SCRATCH
-        else f"`{base if BASE.fullmatch(base) else Path(base).name}`",
-        data="reviews generated in the format of" if parameters["source"] == "sample" else "reviews of",
+        base=_base(base, on_hub),
+        reviews="reviews generated in the format of" if generated else "reviews of",
+        generated=generated,
         genres=", ".join(GENRES[name] for name in result["labels"]),
-        source=parameters["source"],
+        genre_names=GENRES,
         sampling=sampling_sentence(manifest),
-        train=f"{sum(e['rows'] for n, e in manifest['files'].items() if n != 'test.parquet'):,}",
-        test=f"{manifest['files']['test.parquet']['rows']:,}",
+        train_reviews=f"{sum(rows.values()) - rows['test.parquet']:,}",
+        test_reviews=f"{rows['test.parquet']:,}",
         leaked=manifest["report"]["train_reviews_also_in_test"] - len(manifest["removed_train_review_ids"]),
-        epochs=len(log["epochs"]),
-        rate=settings["learning_rate"],
-        batch=settings["effective_batch_size"],
-        decay=settings["weight_decay"],
-        length=settings["max_length"],
-        generated=GENERATED if parameters["source"] == "sample" else "",
-        metrics=_metric_rows(result),
-        per_class=_class_rows(result),
+        hardware=environment["gpu"] or f"{environment['platform']}, {environment['cpus']} CPUs",
+        code=code or "not stated",
         confusions=_confusions(result),
-        weights=result["model"]["weights_sha256"],
-        content=result["data"]["test_content_sha256"],
+        human=human,
+        number="{:.4f}".format,
+        subsets=[
+            (name, entry) for name, entry in result.get("subsets", {}).items() if entry and entry["reviews"]
+        ],
+        **{"result": result, "training": training, "settings": settings, "environment": environment},
+        **{"parameters": parameters, "baseline": baseline, "pictures": pictures},
     )
+
+
+def human(name: str) -> str:
+    """``f1_weighted`` -> ``F1, weighted average``."""
+    metric, _, average = name.partition("_")
+    if name in WORDS or average not in ("macro", "weighted"):
+        return WORDS.get(name, name.replace("_", " ").capitalize())
+    return f"{WORDS.get(metric, metric.capitalize())}, {average} average"
+
+
+def _base(name: str, on_hub: bool) -> str:
+    if name == SCRATCH:
+        return "A small DistilBERT trained from scratch"
+    return f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{Path(name).name}`"
 
 
 def sampling_sentence(manifest: dict[str, Any]) -> str:
@@ -83,14 +133,7 @@ def sampling_sentence(manifest: dict[str, Any]) -> str:
     )
 
 
-GENERATED = (
-    "> **The reviews behind this model are generated.** Its figures say nothing beyond the sample run.\n\n"
-)
-
-
-def _eval_results(result: dict[str, Any]) -> list[Any]:
-    from huggingface_hub import EvalResult
-
+def _eval_results(result: dict[str, Any]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-classification",
@@ -101,44 +144,26 @@ def _eval_results(result: dict[str, Any]) -> list[Any]:
             dataset_split="test",
             dataset_revision=result["data"]["test_content_sha256"],
             metric_type=name.partition("_")[0],
-            metric_name=name,
+            metric_name=human(name),
             metric_value=round(entry["value"], 4),
         )
         for name, entry in result["metrics"].items()
     ]
 
 
-def _metric_rows(result: dict[str, Any]) -> str:
-    rows = result["metrics"].items()
-    return "\n".join(f"| {n} | {e['value']:.4f} | {e['low']:.4f} to {e['high']:.4f} |" for n, e in rows)
+def _confusions(result: dict[str, Any], most: int = 3) -> list[tuple[str, str, str]]:
+    """The shares in percent, true genres and predicted genres of the most frequent confusions."""
+    names = [GENRES[label] for label in result["labels"]]
+    shares = [
+        (count / sum(row), names[i], names[j])
+        for i, row in enumerate(result["confusion_matrix"])
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return [(f"{100 * share:.0f}", true, other) for share, true, other in sorted(shares, reverse=True)[:most]]
 
 
-def _class_rows(result: dict[str, Any]) -> str:
-    return "\n".join(
-        f"| {GENRES[slug]} | {e['precision']:.4f} | {e['recall']:.4f} | {e['f1']:.4f} | {e['support']} |"
-        for slug, e in result["per_class"].items()
-    )
-
-
-def _confusions(result: dict[str, Any], most: int = 3) -> str:
-    labels, counts = result["labels"], result["confusion_matrix"]
-    pairs = sorted(
-        (
-            (count / max(1, sum(row)), i, j)
-            for i, row in enumerate(counts)
-            for j, count in enumerate(row)
-            if i != j
-        ),
-        reverse=True,
-    )
-    return "\n".join(
-        f"- {100 * share:.0f} % of {GENRES[labels[i]]} is taken for {GENRES[labels[j]]}"
-        for share, i, j in pairs[:most]
-        if share
-    )
-
-
-def split_manifest(manifest: dict[str, Any], test: Any, train_ids: list[str] | None) -> dict[str, Any]:
+def split_manifest(manifest: dict[str, Any], test: "Split", train_ids: list[str] | None) -> dict[str, Any]:
     """``split_manifest.json``: which reviews the model was trained and scored on, without their text.
 
     Args:

@@ -94,7 +94,7 @@ def test_the_hub_image_proves_the_copy_then_takes_it_from_the_cache_by_hash(
     (tmp_path / "token").write_text(TOKEN)
     secret = ["-v", f"{tmp_path / 'token'}:/run/secrets/hf_token:ro"]
     commit = weights.parent.name
-    settings = world.settings(HF_TOKEN="", HF_TOKEN_FILE="/run/secrets/hf_token", HF_REVISION=commit)
+    settings = world.settings(HF_TOKEN="", HF_TOKEN_PATH="/run/secrets/hf_token", HF_REVISION=commit)
     world.hub.requests.clear()
     result = succeeded(engine.run(images["hub"], network="host", before=[*mounts, *secret, *settings]))
     assert closing(result)["verdict"] == "IDENTICAL"
