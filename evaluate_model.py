@@ -151,8 +151,9 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
     Raises:
         InputError: the model has no split manifest, or its source no longer yields those reviews.
     """
-    import data_loader
     from goodreads.common.files import read_json
+    from goodreads.data.sampling import Parameters
+    from goodreads.data.split_builder import build_split
     from goodreads.data.split_store import content_sha256, read_split
 
     published = read_json(model / "split_manifest.json", "push_to_hub.py")
@@ -160,7 +161,7 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
         parameters = dict(published["parameters"])
         parameters["genres"] = tuple(parameters["genres"])
         expected = published["content_sha256"]["test"]
-        wanted = data_loader.Parameters(**parameters)
+        wanted = Parameters.from_json(parameters, "split_manifest.json")
     except (KeyError, TypeError) as error:
         raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
     if (data_dir / "manifest.json").exists():
@@ -168,7 +169,7 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path) -> Path:
         if content_sha256(split.review_ids, split.labels, split.texts) == expected:
             return data_dir
         log.warning("%s holds another split than the model's; rebuilding it from %s", data_dir, wanted.source)
-    manifest = data_loader.load(wanted, rebuilt)
+    manifest = build_split(wanted, rebuilt)
     if manifest["splits"]["test"]["content_sha256"] != expected:
         raise InputError(
             f"{wanted.source} no longer yields the reviews that the model was tested on; "

@@ -124,12 +124,13 @@ def load_splits(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
     Raises:
         InputError: the data cannot be made, is damaged, or is too little for a validation split.
     """
-    import data_loader
+    from goodreads.data.sampling import Parameters
+    from goodreads.data.split_builder import build_split
     from goodreads.data.split_store import ShardedSplit, carve, read_manifest, read_split, read_train
 
     if not (options.data_dir / "manifest.json").exists():
         log.info("%s holds no data: making it from %s", options.data_dir, options.source)
-        data_loader.load(data_loader.Parameters(source=options.source), options.data_dir)
+        build_split(Parameters(source=options.source), options.data_dir)
     train = read_train(options.data_dir)
     splits = {"train": train, "test": read_split(options.data_dir, "test")}
     if options.validation_per_genre:

@@ -1,23 +1,38 @@
-"""An HTTP body in chunks that survives broken connections: resumed where it broke, not begun anew."""
+"""An HTTP body as a file object that survives broken connections: it continues at the byte it had reached."""
 
+import io
 import random
 import ssl
 import time
-from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
+
+import requests
+import urllib3
 
 from goodreads.common.errors import InputError
 from goodreads.common.progress import log
 
-CHUNK = 1 << 16  # bytes a read asks for: the most that is read past what is needed
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 CONNECT_TIMEOUT = 10.0  # seconds
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled each time, half of it at random
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled each time, up to half of it taken off at random
 LONGEST_WAIT = 600.0  # seconds that a server may ask for by Retry-After
+LONGEST_TIMEOUT, MOST_RETRIES = 86_400, 10_000
 BUSY = {408, 429, 500, 502, 503, 504}
 USER_AGENT = "goodreads-genre-classifier/1 (python-requests)"
+PASSING = (  # what a new connection may cure
+    requests.ConnectionError,
+    requests.Timeout,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.TimeoutError,
+    urllib3.exceptions.SSLError,
+)
+FINAL = (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown)
 
 
 @dataclass(frozen=True)
@@ -26,15 +41,20 @@ class Limits:
 
     Attributes:
         timeout: seconds without a byte after which a connection counts as broken.
-        retries: tries in a row that may fail without a new byte.
+        retries: attempts in a row that may fail without a new byte.
+
+    Raises:
+        InputError: one of them is out of range.
     """
 
     timeout: float = 60.0
     retries: int = 4
 
-
-class Changed(InputError):
-    """The file on the server is not the one whose beginning was read."""
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:
+            raise InputError(f"--timeout {self.timeout} is not between 1 and {LONGEST_TIMEOUT:,} seconds")
+        if not 0 <= self.retries <= MOST_RETRIES:
+            raise InputError(f"--retries {self.retries} is not between 0 and {MOST_RETRIES:,}")
 
 
 class _Broken(Exception):
@@ -45,138 +65,161 @@ class _Broken(Exception):
         self.after = after
 
 
-class Download:
-    """A body on its way.
+class Download(io.RawIOBase):
+    """The bytes of a URL as they are on the server (nothing is decompressed), for reading once.
+
+    After a cut, a stall or a busy answer it continues with a Range request, guarded by If-Range (RFC 9110,
+    section 13.1.5); where a server ignores Range, what is known is skipped. Proxy environment variables are
+    respected.
 
     Attributes:
-        position: bytes that have arrived, those known before included.
-        version: the strong ETag or else Last-Modified of what arrives; empty while unknown or not sent.
-        size: bytes of the whole body, where the server says.
+        position: bytes read so far.
         retries: connections that broke so far.
-        complete: the end of the body was reached.
     """
 
-    def __init__(
-        self, url: str, stop: Event, limits: Limits = Limits(), position: int = 0, version: str = ""
-    ) -> None:
-        """Begin at ``position`` of the body that is called ``version``; ``stop`` ends waits and reading."""
-        self.url, self.position, self.version = url, position, version
-        self.size: int | None = None
-        self.retries, self.complete = 0, False
+    def __init__(self, url: str, stop: Event, limits: Limits = Limits()) -> None:
+        """Connect at the first read; when ``stop`` is set, waits and reads end in an InputError."""
+        self.url, self.position, self.retries = url, 0, 0
         self._stop, self._limits = stop, limits
+        self._version, self._size = "", -1  # strong ETag or else Last-Modified; bytes in all
+        self._response: requests.Response | None = None
+        self._skip = 0  # bytes that are sent again
+        self._failures, self._reached, self._complete = 0, 0, False
 
-    def chunks(self) -> Generator[bytes, None, None]:
-        """The body from ``position`` on as it stands on the server, at most ``CHUNK`` bytes at a time.
+    def readable(self) -> bool:
+        """Always true."""
+        return True
 
-        After a cut, a stall or a busy answer it goes on from the byte reached with a Range request, guarded
-        by If-Range (RFC 9110, section 13.1.5); a server that ignores Range sends anew, and what is known is
-        skipped. Proxy environment variables are respected.
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read what has arrived, at least one byte unless the body has ended.
 
         Raises:
-            Changed: the file is another one by now.
-            InputError: it failed for good, or once more than ``Limits.retries`` times in a row.
+            InputError: the file changed, or the download failed for good or too often in a row.
         """
-        failures, reached = 0, self.position
-        while not self._stop.is_set():
+        view = memoryview(buffer).cast("B")
+        while not self._complete:
+            if self._stop.is_set():
+                raise InputError(f"{self.url}: reading was stopped")
             try:
-                yield from self._rest()
-                self.complete = True
-                return
+                if self._response is None:
+                    self._connect()
+                    continue
+                # decoding is off: the file is gzip itself
+                chunk = self._response.raw.read1(
+                    min(len(view), self._skip or len(view)), decode_content=False
+                )
             except _Broken as broken:
-                failures = 1 if self.position > reached else failures + 1
-                reached = self.position
-                self.retries += 1
-                self._pause(broken, failures)
+                self._retry(broken)
+            except Exception as error:
+                self._retry(self._judge(error))
+            else:
+                if not chunk and self._skip:
+                    raise InputError(f"{self.url} is shorter than what was read of it; run again")
+                self._complete = not chunk
+                if not self._skip:
+                    view[: len(chunk)] = chunk
+                    self.position += len(chunk)
+                    return len(chunk)
+                self._skip -= len(chunk)
+        return 0
 
-    def _pause(self, broken: _Broken, failures: int) -> None:
-        place = f"{self.url}: {broken} at byte {self.position:,}"
-        if failures > self._limits.retries:
-            times = "once" if failures == 1 else f"{failures} times"
-            advice = "check the network and --source, then run again"
-            raise InputError(f"{place}, {times}; {advice}") from None
-        if broken.after > LONGEST_WAIT:
-            raise InputError(f"{place}; the server asks to come back in {broken.after:,.0f} s") from None
-        pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        pause = max(pause, broken.after)
-        log.warning("%s; going on in %.1f s", place, pause)
-        self._stop.wait(pause)
+    def close(self) -> None:
+        """Hang up."""
+        self._hang_up()
+        super().close()
 
-    def _rest(self) -> Generator[bytes, None, None]:
-        import requests
-        import urllib3
+    def _hang_up(self) -> None:
+        if self._response is not None:
+            with suppress(Exception):  # it may be broken in any way
+                self._response.close()
+        self._response = None
 
+    def _connect(self) -> None:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         if self.position:
             headers["Range"] = f"bytes={self.position}-"
-            headers |= {"If-Range": self.version} if self.version else {}
+            headers |= {"If-Range": self._version} if self._version else {}
         timeout = (CONNECT_TIMEOUT, self._limits.timeout)
-        try:
-            with requests.get(self.url, stream=True, timeout=timeout, headers=headers) as response:
-                if self._at_end(response):
-                    return
-                skip = self._check(response)
-                # the raw body: the file is gzip itself, and nothing may unpack it on the way
-                while chunk := response.raw.read1(min(CHUNK, skip) if skip else CHUNK, decode_content=False):
-                    if skip:
-                        skip -= len(chunk)
-                        continue
-                    self.position += len(chunk)
-                    yield chunk
-                if skip:
-                    raise Changed(f"{self.url} is shorter than what was read of it; run again")
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise InputError(f"{self.url}: {error}; check --source") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            root = _root(error)
-            reason = f"{type(root).__name__}: {root}"
-            if isinstance(root, ssl.SSLCertVerificationError):
-                raise InputError(f"{self.url}: {reason}; REQUESTS_CA_BUNDLE names trusted ones") from None
-            raise _Broken(reason) from None
+        self._response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
+        status, answer = self._response.status_code, self._response.headers
+        place = f"{self.url}: HTTP {status} {self._response.reason}"
+        if status in BUSY:
+            raise _Broken(f"HTTP {status} {self._response.reason}", _seconds(answer.get("Retry-After", "")))
+        span, _, total = answer.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        if status == 416 and self.position:
+            # the Content-Length was too large: the body ends here
+            self._complete = span.strip() == "*" and _number(total) == self.position
+            if not self._complete:
+                self._changed()
+        elif status not in (200, 206):
+            raise InputError(f"{place}; check --source")
+        else:
+            self._check_version(_number(total if status == 206 else answer.get("Content-Length", "")))
+            start = span.partition("-")[0]
+            if status == 206 and start != str(self.position):
+                raise InputError(
+                    f"{self.url}: asked from byte {self.position:,} and got {start or 'no range'}"
+                )
+            self._skip = self.position if status == 200 else 0
 
-    def _at_end(self, response: Any) -> bool:
-        """Whether the server says that the body ends where we stand: its Content-Length was wrong."""
-        end: str = response.headers.get("Content-Range", "")
-        return bool(response.status_code == 416 and end.replace(" ", "") == f"bytes*/{self.position}")
+    def _check_version(self, size: int) -> None:
+        """Compare the answer's version with that of earlier answers; where neither has one, the size."""
+        answer = self._response.headers if self._response is not None else {}
+        etag = answer.get("ETag", "")
+        # a weak ETag says nothing about bytes
+        version = etag if etag and not etag.startswith("W/") else answer.get("Last-Modified", "")
+        resized = not version and -1 not in (size, self._size) and size != self._size
+        if self.position and (version != self._version or resized):
+            self._changed()
+        self._version, self._size = version, max(size, self._size)
 
-    def _check(self, response: Any) -> int:
-        """Judge an answer; the bytes to skip because the server sends anew what is known."""
-        headers = response.headers
-        if response.status_code in BUSY:
-            reason = f"HTTP {response.status_code} {response.reason}"
-            raise _Broken(reason, _seconds(headers.get("Retry-After", "")))
-        if response.status_code == 416 and self.position:  # the file is shorter by now
-            raise Changed(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
-        if response.status_code not in (200, 206):
-            raise InputError(f"{self.url}: HTTP {response.status_code} {response.reason}; check --source")
-        etag = headers.get("ETag", "")
-        # a weak ETag does not vouch for bytes
-        version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-        partial = response.status_code == 206
-        span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        length = total if partial else headers.get("Content-Length", "")
-        size = int(length) if length.isdigit() else None
-        # where nothing names the version, a different size tells the files apart
-        other = version != self.version or (not version and size and self.size and size != self.size)
-        if self.position and other:
-            raise Changed(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
-        self.version, self.size = version, size or self.size
-        start = span.partition("-")[0]
-        if partial and start != str(self.position):
-            raise InputError(f"{self.url}: asked from byte {self.position:,} and got {start or 'no range'}")
-        return 0 if partial else self.position
+    def _changed(self) -> NoReturn:
+        raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
+
+    def _judge(self, error: Exception) -> _Broken:
+        """What to do about an exception of requests, urllib3, ssl or the socket; final ones are raised."""
+        if isinstance(error, InputError):
+            raise error
+        root: BaseException = error
+        while (cause := root.__cause__ or root.__context__) is not None:
+            root = cause
+        reason = f"{type(root).__name__}: {root}"
+        if isinstance(root, ssl.SSLCertVerificationError):
+            raise InputError(f"{self.url}: {reason}; REQUESTS_CA_BUNDLE names trusted ones") from error
+        passing = isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno is not None)
+        if not passing or isinstance(root, FINAL):
+            advice = "check --source and the environment's settings of proxies and certificates"
+            raise InputError(f"{self.url}: {reason}; {advice}") from error
+        return _Broken(reason)
+
+    def _retry(self, broken: _Broken) -> None:
+        """Wait before the next attempt, or give up."""
+        self._hang_up()
+        self._failures = 1 if self.position > self._reached else self._failures + 1
+        self._reached = self.position
+        self.retries += 1
+        place = f"{self.url}: {broken} at byte {self.position:,}"
+        if self._failures > self._limits.retries:
+            times = "once" if self._failures == 1 else f"{self._failures} times"
+            raise InputError(f"{place}, {times}; check the network and --source, then run again") from broken
+        if broken.after > LONGEST_WAIT:
+            raise InputError(f"{place}; the server asks to come back in {broken.after:,.0f} s") from broken
+        pause = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        pause = max(pause, broken.after)
+        log.warning("%s; trying again in %.1f s", place, pause)
+        self._stop.wait(pause)
+
+
+def _number(text: str) -> int:
+    """A header's number; -1 where it is none."""
+    return int(text) if text.isdecimal() and len(text) < 19 else -1
 
 
 def _seconds(retry_after: str) -> float:
     """Retry-After in seconds: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
-    if retry_after.isdigit():
+    if retry_after.isdecimal():
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _root(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

@@ -1,15 +1,25 @@
-"""A line of the UCSD files to the fields that are used of it."""
+"""One line of a UCSD file to one review."""
 
 import json
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-# orjson reads a review 3 times as fast as json (benchmarks/loading.py); what it refuses, json judges
-import orjson
+import orjson  # three times as fast as json
 
 from goodreads.common.errors import InputError
+from goodreads.common.progress import log
 
-FIELDS = ("review_id", "book_id", "user_id", "review_text", "rating")
-Review = dict[str, Any]  # the values of FIELDS: four strings and an int
+KINDS: dict[str, Any] = {"review_id": str, "book_id": str, "user_id": str, "review_text": str, "rating": int}
+
+
+class Review(NamedTuple):
+    """The fields that are used of a record."""
+
+    review_id: str
+    book_id: str
+    user_id: str
+    text: str
+    rating: int
 
 
 class BadLine(InputError):
@@ -17,7 +27,7 @@ class BadLine(InputError):
 
 
 def parse_review(line: bytes, name: str, index: int) -> Review:
-    """One JSON line to its ``FIELDS``.
+    """Parse one JSON line.
 
     Args:
         line: the line's bytes, UTF-8.
@@ -28,47 +38,65 @@ def parse_review(line: bytes, name: str, index: int) -> Review:
         BadLine: it is not a JSON object in UTF-8 with the fields in their types.
     """
     try:
-        return _fields(orjson.loads(line))
-    except (ValueError, TypeError, KeyError):
-        return _judge(line, f"{name}, line {index + 1:,}")
-
-
-def _fields(record: Any) -> Review:
-    review_id, book_id, user_id = record["review_id"], record["book_id"], record["user_id"]
-    text, rating = record["review_text"], record["rating"]
-    if not (
-        type(text) is type(review_id) is type(book_id) is type(user_id) is str
-        and type(rating) is int
-        and -(1 << 63) <= rating < 1 << 63
-    ):
-        raise TypeError
-    return {
-        "review_id": review_id, "book_id": book_id, "user_id": user_id, "review_text": text, "rating": rating,
-    }  # fmt: skip
-
-
-def _judge(line: bytes, place: str) -> Review:
-    """What is wrong with a line that orjson refused, or what json reads where orjson is the stricter."""
-    try:
-        record = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise BadLine(
-            f"{place} is not UTF-8 (byte {error.start + 1:,} of the line); the source is damaged"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise BadLine(f"{place} is not JSON ({error}); the source is damaged") from error
+        record, strict = orjson.loads(line), True
+    except ValueError:
+        record, strict = _decode(line, name, index), False
     if not isinstance(record, dict):
-        raise BadLine(f"{place} is not a JSON object; the source is not in the UCSD format")
-    values = {name: record.get(name) for name in FIELDS}
-    for name, value in values.items():
-        kind = int if name == "rating" else str
-        if type(value) is not kind or (type(value) is int and abs(value) >= 1 << 63):
-            raise BadLine(f"{place} has no {name} of type {kind.__name__}; not in the UCSD format")
-        if isinstance(value, str):
-            values[name] = _well_formed(value)
-    return values
+        raise BadLine(
+            f"{name}, line {index + 1:,} is not a JSON object; the source is not in the UCSD format"
+        )
+    values: list[Any] = [record.get(key) for key in KINDS]
+    for (key, kind), value in zip(KINDS.items(), values):
+        # a number of more than 64 bits has no place in the Parquet file
+        if type(value) is not kind or (kind is int and not -(1 << 63) <= value < 1 << 63):
+            raise BadLine(
+                f"{name}, line {index + 1:,} has no {key} of type {kind.__name__}; not in the UCSD format"
+            )
+    if not strict:
+        values = [_well_formed(value) if isinstance(value, str) else value for value in values]
+    return Review(*values)
+
+
+def _decode(line: bytes, name: str, index: int) -> Any:
+    """Decode with the standard library, which accepts half a surrogate pair and says what is wrong."""
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        reason = f"UTF-8 (byte {error.start + 1:,} of the line)"
+    except (ValueError, RecursionError) as error:
+        reason = f"JSON ({error})"
+    raise BadLine(f"{name}, line {index + 1:,} is not {reason}; the source is damaged")
 
 
 def _well_formed(text: str) -> str:
-    """JSON may escape half a surrogate pair, which no UTF-8 file can hold: U+FFFD stands for it."""
+    """Replace half a surrogate pair, which no UTF-8 file can hold, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@dataclass
+class TolerantParser:
+    """Parses the lines of one file and leaves out some bad ones.
+
+    Attributes:
+        name: the file, for messages.
+        tolerated: how many bad lines are left out; one more is an error.
+        problems: a message for each bad line.
+    """
+
+    name: str
+    tolerated: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def parse(self, line: bytes, index: int) -> Review | None:
+        """The review on line ``index``, or None for a bad line; raises BadLine for one too many."""
+        try:
+            return parse_review(line, self.name, index)
+        except BadLine as error:
+            self.problems.append(str(error))
+            if len(self.problems) <= self.tolerated:
+                log.warning("left out: %s", error)
+                return None
+            advice = "--max-bad-lines leaves a few out"
+            if self.tolerated:
+                advice = f"it is bad line {len(self.problems)} of this file"
+            raise BadLine(f"{error}; {advice}") from error

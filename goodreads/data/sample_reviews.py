@@ -11,91 +11,29 @@ number is asked for. As files, for tests, benchmarks and a local server:
 """
 
 import hashlib
+import io
 import json
 import random
 import zlib
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from goodreads.common.cli import Parser, positive_int, run
 from goodreads.common.files import atomic_path
 from goodreads.common.progress import Progress, log
-from goodreads.data.genres import GENRES, file_name
+from goodreads.data.genres import GENRES, file_name, parse_genres
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CORPUS_SEED = 2018
 DEFAULT_REVIEWS = 100_000  # per genre when streamed; a reader that stops early makes no more than it reads
+OWN_SHARE, RIVAL_SHARE = 0.18, 0.12  # of a sentence's words; the rest are shared ones
 
-OWN_SHARE, RIVAL_SHARE = 0.18, 0.12  # of a sentence's words; the rest come from SHARED
-
-RIVALS = {
-    "children": "comics_graphic",
-    "comics_graphic": "fantasy_paranormal",
-    "fantasy_paranormal": "young_adult",
-    "history_biography": "mystery_thriller_crime",
-    "mystery_thriller_crime": "romance",
-    "poetry": "history_biography",
-    "romance": "young_adult",
-    "young_adult": "fantasy_paranormal",
-}
-
-WORDS = {
-    "children": (
-        "bedtime puppy picture rhyme toddler teddy kindergarten bunny giggle grandma crayon duckling "
-        "alphabet counting playful nap mitten storytime kitten lullaby"
-    ),
-    "comics_graphic": (
-        "panel artwork issue superhero inker volume manga villain ink arc crossover page sidekick "
-        "colorist cape webcomic layout sketch cartoonist omnibus"
-    ),
-    "fantasy_paranormal": (
-        "dragon magic witch realm vampire sword prophecy fae wolf spell demon kingdom rune sorcerer "
-        "throne quest shifter curse elf portal"
-    ),
-    "history_biography": (
-        "war president empire archive century battle memoir colonial senate historian treaty revolution "
-        "letters dynasty general election diary parliament soldier industry"
-    ),
-    "mystery_thriller_crime": (
-        "detective murder clue suspect killer corpse alibi twist forensic inspector motive sheriff "
-        "kidnapping evidence witness lawyer stalker poison police case"
-    ),
-    "poetry": (
-        "poem verse stanza sonnet metaphor line rhythm poet haiku lyric image meter elegy ode refrain "
-        "anthology couplet translation voice silence"
-    ),
-    "romance": (
-        "kiss wedding hero heroine chemistry billionaire duke love swoon cowboy marriage steamy passion "
-        "bride jealousy flirting heart fling ranch engagement"
-    ),
-    "young_adult": (
-        "school teen crush friend prom dystopia bully rebel sister senior locker training faction "
-        "sixteen summer parents secret outsider sequel angst"
-    ),
-}
-SHARED = (
-    "book story chapter ending beginning author character plot pace cover idea world family friend "
-    "night town house voice scene moment dialogue style setting mood surprise question journey truth "
-    "past dream summer letter heart voice line page secret image friend case love"
-)
-TEMPLATES = (
-    "The {} and the {} kept me reading well past midnight.",
-    "I did not expect the {} to matter this much.",
-    "My favorite part was the {}, although the {} dragged a little.",
-    "If you like a good {}, a slow {} and some {}, this one is for you.",
-    "Honestly, the {} felt rushed and I never believed the {}.",
-    "There is a {} near the {} that I will remember for a long time.",
-    "I borrowed it for the {} and stayed for the {}.",
-    "Every {} leads back to the {}, which I found clever.",
-    "Not my usual choice, but the {} won me over.",
-    "The author writes about a {} as if nobody had seen a {} before.",
-    "Too much {}, too little {}.",
-    "I would have liked more of the {} and a better {} in the middle.",
-    "Four stars, mostly because of the {}.",
-    "It reminded me of another {}, only with a stronger {}.",
-    'My friend said "read it for the {}" and she was right.',
-    "By the second {} I had guessed the {}, and I did not mind.",
-)
-SHORT = ("Loved it!", "Meh.", "Good", "4.5 stars", "Did not finish.", "¡Muy bueno!", "")
+_words = json.loads(Path(__file__).with_name("sample_words.json").read_text(encoding="utf-8"))
+RIVALS, OWN, SHARED = _words["rivals"], _words["own"], _words["shared"]
+TEMPLATES, SHORT_REVIEWS = _words["templates"], _words["short_reviews"]
 
 
 def review(genre: str, number: int) -> dict[str, object]:
@@ -122,15 +60,15 @@ def review(genre: str, number: int) -> dict[str, object]:
 
 def _text(genre: str, rng: random.Random) -> str:
     if rng.random() < 0.02:
-        return rng.choice(SHORT)
-    own, rival, shared = WORDS[genre].split(), WORDS[RIVALS[genre]].split(), SHARED.split()
+        return str(rng.choice(SHORT_REVIEWS))
+    own, rival = OWN[genre], OWN[RIVALS[genre]]
     sentences = []
     for _ in range(min(60, max(1, round(rng.lognormvariate(1.4, 0.8))))):  # a median of about 60 tokens
         template = rng.choice(TEMPLATES)
         words = []
         for _ in range(template.count("{}")):
             draw = rng.random()
-            pool = own if draw < OWN_SHARE else rival if draw < OWN_SHARE + RIVAL_SHARE else shared
+            pool = own if draw < OWN_SHARE else rival if draw < OWN_SHARE + RIVAL_SHARE else SHARED
             words.append(rng.choice(pool))
         sentences.append(template.format(*words))
     return ("\n\n" if rng.random() < 0.1 else " ").join(sentences)
@@ -150,12 +88,30 @@ def gzip_chunks(genre: str, reviews: int = DEFAULT_REVIEWS) -> Generator[bytes, 
     yield packer.flush()
 
 
+class GeneratedFile(io.RawIOBase):
+    """The gzip file of a genre, generated while it is read."""
+
+    def __init__(self, genre: str) -> None:
+        self._chunks, self._rest = gzip_chunks(genre), b""
+
+    def readable(self) -> bool:
+        """Always true."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read some bytes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        part = self._rest or next(self._chunks, b"")
+        count = min(len(part), len(view))
+        view[:count], self._rest = part[:count], part[count:]
+        return count
+
+
 def write_files(folder: Path, reviews: int, genres: list[str]) -> None:
     """Write one gzip file per genre into ``folder``; raises InputError where it cannot be written."""
     for genre in genres:
         progress = Progress(genre, reviews, "reviews")
-        path = folder / file_name(genre)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with atomic_path(folder / file_name(genre)) as temporary, temporary.open("wb") as file:
             file.writelines(gzip_chunks(genre, reviews))
         progress.update(reviews)
         progress.close()
@@ -163,8 +119,6 @@ def write_files(folder: Path, reviews: int, genres: list[str]) -> None:
 
 def main() -> None:
     """Write the sample files that the options ask for."""
-    from goodreads.data.genres import parse_genres
-
     parser = Parser(__doc__, prog="goodreads.data.sample_reviews")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the .json.gz files")
     parser.add_argument("--reviews", type=positive_int, default=12_000, help="reviews per genre")

@@ -1,11 +1,13 @@
 """The train and test split on disk, and the manifest that vouches for it.
 
-``train.parquet`` (or the shards ``train/*.parquet``) and ``test.parquet`` hold review_id, book_id, user_id,
-genre, label, text, rating; ``manifest.json`` says how they were made and what their hashes are. Nothing
-here writes them: that is data_loader.py's. README, "Files", has the format.
+``train.parquet`` (or the shards ``train/*.parquet``) and ``test.parquet`` hold the columns of ``SCHEMA``;
+``manifest.json`` says how they were made and what their hashes are. README, "Files", has the format.
 """
 
 import hashlib
+import re
+import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodreads.common.errors import InputError
-from goodreads.common.files import read_json, sha256_file
+from goodreads.common.files import read_json, sha256_file, sha256_lines
+from goodreads.data.sampling import Parameters, Row
 
 FORMAT = 1
-KEYS = ("parameters", "labels", "read", "report", "removed_train_review_ids", "splits", "files")
 SCHEMA = pa.schema(
     [
         ("review_id", pa.string()),
@@ -30,6 +32,9 @@ SCHEMA = pa.schema(
         ("rating", pa.int64()),
     ]
 )
+SHORT_WORDS = 3  # a text with fewer words is reported as very short
+NAMES = re.compile(r"(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
+Entry = dict[str, Any]  # rows, bytes and SHA-256 of a file
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,29 @@ class Split:
     """One split in memory, rows in file order.
 
     Attributes:
-        review_ids, texts: one string per review.
+        review_ids, book_ids, texts: one string per review.
         labels: one label id per review, an index into ``label_names``.
         label_names: genre slugs by label id.
     """
 
     review_ids: list[str]
+    book_ids: list[str]
     texts: list[str]
     labels: list[int]
     label_names: list[str]
 
     def __len__(self) -> int:
         return len(self.review_ids)
+
+    def select(self, rows: Sequence[int]) -> "Split":
+        """The split of these rows."""
+        return Split(
+            [self.review_ids[i] for i in rows],
+            [self.book_ids[i] for i in rows],
+            [self.texts[i] for i in rows],
+            [self.labels[i] for i in rows],
+            self.label_names,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,22 +83,49 @@ class ShardedSplit:
     def texts(self) -> Iterator[str]:
         """The texts in order, some held at a time."""
         for path in self.shards:
-            for batch in pq.ParquetFile(path).iter_batches(4_096, columns=["text"]):
-                yield from batch.column(0).to_pylist()
+            with path.open("rb") as file:
+                for batch in pq.ParquetFile(file).iter_batches(4_096, columns=["text"]):
+                    yield from batch.column(0).to_pylist()
+
+
+# reading
+
+
+def rebuild_command(data_dir: Path, manifest: dict[str, Any] | None = None) -> str:
+    """The command that makes a data folder again, with the options that its manifest knows."""
+    options = ""
+    if manifest:
+        parameters = Parameters.from_json(manifest["parameters"], "the manifest")
+        options = parameters.options() + (" --test-from FOLDER" if parameters.per_genre is None else "")
+    return f"python data_loader.py --output-dir {shlex.quote(str(data_dir))} {options}".rstrip()
 
 
 def read_manifest(data_dir: Path) -> dict[str, Any]:
     """The manifest of a data folder; raises InputError if it is missing, damaged or of another format."""
-    manifest = read_json(data_dir / "manifest.json", f"python data_loader.py --output-dir {data_dir}")
+    path, again = data_dir / "manifest.json", rebuild_command(data_dir)
+    manifest = read_json(path, again)
     if manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{data_dir / 'manifest.json'} is not of format {FORMAT}; run data_loader.py --force"
+        raise InputError(f"{path} is not of format {FORMAT}; make it again with: {again} --force")
+    try:
+        files, labels = manifest["files"], manifest["labels"]
+        Parameters.from_json(manifest["parameters"], str(path))
+        complete = (
+            isinstance(manifest["read"], dict)
+            and isinstance(manifest["report"], dict)
+            and isinstance(manifest["removed_train_review_ids"], list)
+            and all(isinstance(manifest["splits"][name]["genres"], dict) for name in ("train", "test"))
+            and all(isinstance(manifest["splits"][name]["content_sha256"], str) for name in ("train", "test"))
+            and isinstance(labels, list)
+            and all(isinstance(label, str) for label in labels)
+            and all(NAMES.fullmatch(name) for name in files)
+            and all({"rows", "bytes", "sha256"} <= entry.keys() for entry in files.values())
+            and "test.parquet" in files
+            and train_files(manifest)
         )
-    if missing := [key for key in KEYS if key not in manifest]:
-        raise InputError(f"{data_dir / 'manifest.json'} has no {missing[0]}; run data_loader.py --force")
-    files = manifest["files"]
-    if not isinstance(files, dict) or "test.parquet" not in files or not train_files(manifest):
-        raise InputError(f"{data_dir / 'manifest.json'} names other files; run data_loader.py --force")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is incomplete ({error}); make it again with: {again} --force") from error
+    if not complete:
+        raise InputError(f"{path} is not a manifest of reviews; make it again with: {again} --force")
     return manifest
 
 
@@ -116,7 +159,7 @@ def _checked(data_dir: Path, name: str) -> tuple[dict[str, Any], list[str]]:
     manifest = read_manifest(data_dir)
     files = train_files(manifest) if name == "train" else ["test.parquet"]
     if problem := damaged_file(data_dir, manifest, files):
-        raise InputError(f"{problem}; rebuild it with: python data_loader.py --output-dir {data_dir}")
+        raise InputError(f"{problem}; rebuild it with: {rebuild_command(data_dir, manifest)}")
     return manifest, files
 
 
@@ -127,10 +170,14 @@ def read_split(data_dir: Path, name: str) -> Split:
         InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
     manifest, files = _checked(data_dir, name)
-    wanted = ["review_id", "text", "label"]
-    table = pa.concat_tables(pq.read_table(data_dir / file, schema=SCHEMA, columns=wanted) for file in files)
-    columns = {column: table[column].to_pylist() for column in wanted}
-    return Split(columns["review_id"], columns["text"], columns["label"], manifest["labels"])
+    wanted = ["review_id", "book_id", "text", "label"]
+    tables = []
+    for path in (data_dir / file for file in files):
+        with path.open("rb") as file:  # Arrow itself opens no path that is not UTF-8
+            tables.append(pq.read_table(file, schema=SCHEMA, columns=wanted))
+    table = pa.concat_tables(tables)
+    ids, books, texts, labels = (table[column].to_pylist() for column in wanted)
+    return Split(ids, books, texts, labels, manifest["labels"])
 
 
 def read_train(data_dir: Path) -> Split | ShardedSplit:
@@ -160,22 +207,105 @@ def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
         if len(rows) <= per_genre:
             raise InputError(f"--validation-per-genre {per_genre} leaves {name} no training reviews")
         taken.update(rows[-per_genre:])
-    return _rows(split, [i for i in range(len(split)) if i not in taken]), _rows(split, sorted(taken))
+    return split.select([i for i in range(len(split)) if i not in taken]), split.select(sorted(taken))
 
 
-def _rows(split: Split, rows: Sequence[int]) -> Split:
-    return Split(
-        [split.review_ids[i] for i in rows],
-        [split.texts[i] for i in rows],
-        [split.labels[i] for i in rows],
-        split.label_names,
-    )
+# writing
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> Entry:
+    """Write a Parquet file of the rows; its entry for the manifest."""
+    with path.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
+    return file_entry(path, len(rows))
+
+
+def file_entry(path: Path, rows: int) -> Entry:
+    """What the manifest says of a file."""
+    return {"rows": rows, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def split_entry(rows: Sequence[Row], genres: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of a split: hashes of its content, and of the review_ids of each genre."""
+    ids: dict[str, list[str]] = {genre: [] for genre in genres}
+    for row in rows:
+        ids[row["genre"]].append(row["review_id"])
+    columns = ([row[name] for row in rows] for name in ("review_id", "label", "text"))
+    return {
+        "content_sha256": content_sha256(*columns),
+        "genres": {
+            genre: {"reviews": len(values), "review_ids_sha256": sha256_lines(values)}
+            for genre, values in ids.items()
+        },
+    }
 
 
 def content_sha256(review_ids: Sequence[str], labels: Sequence[int], texts: Sequence[str]) -> str:
     """A hash of what a split says, whatever file it stands in: ids, labels and the hash of each text."""
-    digest = hashlib.sha256()
-    for review_id, label, text in zip(review_ids, labels, texts, strict=True):
-        text_hash = hashlib.sha256(text.encode()).hexdigest()
-        digest.update(f"{review_id}\t{label}\t{text_hash}\n".encode())
-    return digest.hexdigest()
+    return sha256_lines(
+        f"{review_id}\t{label}\t{hashlib.sha256(text.encode()).hexdigest()}"
+        for review_id, label, text in zip(review_ids, labels, texts, strict=True)
+    )
+
+
+def made_here(folder: Path) -> set[str]:
+    """Names of the files of a split that this program wrote into a folder.
+
+    Those that a manifest names, or, where there is none or a damaged one, those with the columns of a split.
+    """
+    try:
+        return {"manifest.json", *read_manifest(folder)["files"]}
+    except InputError:
+        made = {name for name in split_files(folder) if _has_schema(folder / name)}
+        return made | {"manifest.json"} if made else made
+
+
+def split_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that are called like those of a split."""
+    paths = [*folder.glob("*.parquet"), *(folder / "train").glob("*.parquet")]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [name for name in names if NAMES.fullmatch(name)]
+
+
+def _has_schema(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return bool(pq.read_schema(file).equals(SCHEMA))
+    except (OSError, pa.ArrowException):
+        return False
+
+
+# what a careful reader would ask before trusting a figure made with the split
+
+
+def duplicates_report(train: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
+    """Figures of the manifest's ``report``; each counts reviews unless it says otherwise.
+
+    Duplicates are exact and leave empty texts out, which have a count of their own.
+    """
+    rows = [*train, *test]
+    texts = Counter(row["text"] for row in rows if row["text"].strip())
+    leaked = [row["review_id"] for row in leaked_rows(train, test)]
+    return {
+        "empty_texts": sum(not row["text"].strip() for row in rows),
+        "very_short_texts": sum(0 < len(row["text"].split()) < SHORT_WORDS for row in rows),
+        "very_short_means_fewer_words_than": SHORT_WORDS,
+        "exact_duplicate_texts": sum(n for n in texts.values() if n > 1),
+        "review_ids_in_several_genres": _in_several_genres(rows, "review_id"),
+        "book_ids_in_several_genres": _in_several_genres(rows, "book_id"),
+        "book_ids_in_train_and_test": len({r["book_id"] for r in train} & {r["book_id"] for r in test}),
+        "train_reviews_also_in_test": len(leaked),
+        "train_review_ids_also_in_test": leaked,
+    }
+
+
+def _in_several_genres(rows: Sequence[Row], column: str) -> int:
+    pairs = {(row[column], row["genre"]) for row in rows}
+    return sum(n > 1 for n in Counter(value for value, _ in pairs).values())
+
+
+def leaked_rows(train: Sequence[Row], test: Sequence[Row]) -> list[Row]:
+    """The train rows whose review_id or text (unless blank) also stands in the test split."""
+    ids = {row["review_id"] for row in test}
+    texts = {row["text"] for row in test if row["text"].strip()}
+    return [row for row in train if row["review_id"] in ids or row["text"] in texts]

@@ -1,0 +1,170 @@
+import random
+import shlex
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+import data_loader
+from goodreads.common.errors import InputError
+from goodreads.data.genres import GENRES, parse_genres
+from goodreads.data.resumable_http import Limits
+from goodreads.data.sampling import Parameters, Reservoir, draw_indices, sample_genres
+from tests.data.reviews import reference_sample, reviews, write_reviews
+
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+EVERYTHING: dict[str, Any] = {"head": None, "per_genre": None, "train_per_genre": None}
+
+
+@settings(steady, max_examples=40)
+@given(
+    st.sets(st.sampled_from(sorted(GENRES)), min_size=2),
+    st.data(),
+    st.integers(2, 12),
+    st.integers(0, 20),
+    st.integers(0, 2**32),
+)
+def test_the_sample_is_the_reference_loops_for_any_genres_sizes_and_seed(
+    genres: set[str], data: st.DataObject, per_genre: int, surplus: int, seed: int
+) -> None:
+    """Files may end before head or per_genre; the genres after them must be drawn right all the same."""
+    with tempfile.TemporaryDirectory() as name:
+        for genre in genres:
+            records = reviews(genre, data.draw(st.integers(2, 40)))
+            write_reviews(Path(name), genre, [r | {"review_text": "\u2028\x85é"} for r in records])
+        head = per_genre + surplus
+        ordered = tuple(parse_genres(",".join(genres)))
+        parameters = Parameters(name, ordered, head, per_genre, 1, seed, allow_fewer=True)
+        samples = sample_genres(parameters, Limits())
+        expected = reference_sample(Path(name), genres, head, per_genre, seed)
+    assert list(samples) == list(expected)
+    for genre, records in expected.items():
+        drawn = [review.review_id for review in samples[genre].reviews if review is not None]
+        assert drawn == [record["review_id"] for record in records], genre
+
+
+@steady
+@given(
+    st.dictionaries(st.text(max_size=2), st.integers(0, 3000), max_size=5), st.integers(1, 60), st.integers()
+)
+def test_indices_are_drawn_from_one_generator_without_repetition(
+    counts: dict[str, int], per_genre: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    drawn = draw_indices(counts, per_genre, seed)
+    for genre, n in counts.items():
+        assert drawn[genre] == rng.sample([*range(n)], min(n, per_genre))
+        assert len(set(drawn[genre])) == min(n, per_genre)
+
+
+def reservoir(n: int, size: int, seed: str) -> list[int]:
+    """The indices that a reservoir draws of n lines, which name themselves."""
+    sampler, taken = Reservoir(size, seed), []
+    while sampler.next < n:
+        taken.append(sampler.next)
+        sampler.take(b"%d" % sampler.next)
+    assert taken == sorted(set(taken))
+    kept = sampler.kept()
+    assert all(line == b"%d" % index for index, line in kept.items())
+    return list(kept)
+
+
+@steady
+@given(st.integers(0, 3000), st.integers(1, 60), st.text(max_size=3))
+def test_a_reservoir_draws_without_repetition_and_reproducibly(n: int, size: int, seed: str) -> None:
+    drawn = reservoir(n, size, seed)
+    assert len(drawn) == len(set(drawn)) == min(n, size)
+    assert set(drawn) <= set(range(n))
+    assert reservoir(n, size, seed) == drawn
+
+
+def test_a_reservoir_draws_each_line_equally_often_in_each_place() -> None:
+    lines, places = Counter[int](), Counter[int]()
+    for seed in range(4000):
+        drawn = reservoir(50, 10, str(seed))
+        lines.update(drawn)
+        places[drawn.index(min(drawn))] += 1  # the place says nothing about when a line came
+    assert chisquare([lines[n] for n in range(50)]).pvalue > 1e-4
+    assert chisquare([places[n] for n in range(10)]).pvalue > 1e-4
+
+
+def test_a_whole_file_takes_its_share_of_looks() -> None:
+    sampler, looks = Reservoir(1_000, "x"), 0
+    while sampler.next < 2_000_000:
+        sampler.take(b"")
+        looks += 1
+    assert looks < 10_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"seed": -1}, "--seed -1 is not between 0 and"),
+        ({"seed": 1 << 60}, "--seed"),
+        ({"head": 0}, "--head 0 is not between 1 and"),
+        ({"head": 10**30}, "--head"),
+        ({"per_genre": 10**9, "head": None}, "--per-genre"),
+        ({"train_per_genre": -5}, "--train-per-genre -5"),
+        ({"max_bad_lines": -1}, "--max-bad-lines"),
+        ({"train_per_genre": 1_000}, "--train-per-genre 1000 leaves no test reviews of 1000"),
+        ({"per_genre": 20_000}, "--per-genre 20000 is more than --head 10000"),
+        ({"per_genre": None}, "--per-genre all goes without --train-per-genre"),
+        ({"source": "https://me:secret@example.org/x"}, "--source holds a user name"),
+    ],
+)
+def test_parameters_out_of_range_or_at_odds_are_refused(changes: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(InputError, match=fragment) as error:
+        Parameters(**changes)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [None, [], {"source": 3}, {"seed": "42"}, {"seed": True}, {"head": -1}, {"new": 1}, {"genres": "poetry"},
+     {"genres": ["poetry", "cooking"]}, {"genres": [1, 2]}, {"drop_duplicates": 1}, {"per_genre": 1.5}],
+)  # fmt: skip
+def test_parameters_of_a_damaged_or_newer_manifest_are_refused(document: Any) -> None:
+    with pytest.raises(InputError):
+        Parameters.from_json(document, "x/manifest.json")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        Parameters(),
+        Parameters("a b/'ü", ("poetry", "romance"), 50, 20, 10, 7, drop_duplicates=True, max_bad_lines=3),
+        Parameters(head=None, allow_fewer=True),
+        Parameters(**EVERYTHING, genres=("poetry", "romance"), test_split="x"),
+    ],
+)
+def test_parameters_survive_the_manifest_and_the_command_line(
+    parameters: Parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Parameters.from_json(parameters.as_json(), "x") == parameters
+    monkeypatch.setattr(sys, "argv", ["data_loader.py", *shlex.split(parameters.options())])
+    options = vars(data_loader.parse_options())
+    asked = {name: options[name] for name in parameters.as_json() if name != "test_split"}
+    asked["genres"] = tuple(parse_genres(asked["genres"]))
+    assert Parameters(**asked, test_split=parameters.test_split) == parameters
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("sample", True), ("https://mcauleylab.ucsd.edu/x/", True), ("http://127.0.0.1:1/byGenre/", True),
+        ("/etc", False), ("data", False), ("file:///etc", False), ("~/reviews", False),
+        ("https://x.org/steal?x=", False), ("http://", False), ("https://x.org/#", False),
+    ],
+)  # fmt: skip
+def test_a_published_split_names_no_folder_of_this_machine(source: str, allowed: bool) -> None:
+    if allowed:
+        Parameters(source).check_published()
+    else:
+        with pytest.raises(InputError, match="name the reviews to read with --source"):
+            Parameters(source).check_published()
