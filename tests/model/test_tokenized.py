@@ -24,7 +24,8 @@ def sentences(n: int, seed: int = 0) -> list[str]:
 
 
 def some_split(n: int = 2_500) -> Split:
-    return Split([f"r{i}" for i in range(n)], sentences(n), [i % 3 for i in range(n)], ["a", "b", "c"])
+    ids, books = [f"r{i}" for i in range(n)], ["b"] * n
+    return Split(ids, books, sentences(n), [i % 3 for i in range(n)], ["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")
