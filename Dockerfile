@@ -13,7 +13,7 @@ RUN python -m venv --without-pip /opt/venv
 COPY requirements.txt constraints.txt ./
 RUN [ -z "$TORCH_INDEX" ] || pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --no-deps --index-url "$TORCH_INDEX" --constraint constraints.txt torch
-# evaluating and training draw nothing
+# neither evaluation nor training draws figures
 RUN grep -v -e '^matplotlib=' -e '^seaborn=' requirements.txt > needed.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --constraint constraints.txt --requirement needed.txt
@@ -33,7 +33,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
     && install --directory --owner=10001 --group=10001 /app/results /app/.cache
 WORKDIR /app
 COPY goodreads goodreads
-COPY data_loader.py evaluate_model.py plot_results.py ./
+COPY evaluate_model.py predict.py ./
 RUN chmod -R u=rwX,go=rX goodreads ./*.py
 # ---- the same until here
 

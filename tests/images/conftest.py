@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import QUICK
-from tests.helpers import ROOT, environment, run_script, succeeded
-from tests.loopback import FileServer
+from tests.helpers import ROOT, Result, run_script, succeeded
 from tools.loopback_hub import LoopbackHub, Token
 
 TOKEN, REPO = "hf_writeSECRET", "ada/genres"
@@ -33,13 +31,16 @@ class Engine:
     def __init__(self, command: str) -> None:
         self.command = command
 
-    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: object) -> Result:
         command = [self.command, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
-    def build(self, context: Path, image: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def build(self, context: Path, image: str, file: str, *arguments: str) -> Result:
         own = shlex.split(os.environ.get("IMAGE_BUILD_ARGS", ""))
-        return self("build", *own, "-t", image, *arguments, context)
+        started = time.monotonic()
+        result = self("build", *own, "-t", image, "-f", context / file, *arguments, context)
+        print(f"built {image} in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return result
 
     def run_command(self, image: str, *arguments: object, **options: Any) -> list[str]:
         """A hardened run: ``before`` goes before the image's name, ``network`` is none unless given."""
@@ -48,7 +49,7 @@ class Engine:
         before = [*own, *HARDENED, *network, *options.get("before", ())]
         return [self.command, "run", *map(str, [*before, image, *arguments])]
 
-    def run(self, image: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, image: str, *arguments: object, **options: Any) -> Result:
         return self(*self.run_command(image, *arguments, **options)[1:])
 
 
@@ -59,17 +60,18 @@ def give(path: Path) -> None:
 
 
 class World:
-    """A host that trained, evaluated and published: its folders, the Hub and the server of the reviews."""
+    """A host that trained, evaluated and published: the folder with data/, model/, results/; the Hub."""
 
-    def __init__(self, folder: Path, hub: LoopbackHub, source: FileServer) -> None:
-        self.folder, self.hub, self.source = folder, hub, source
+    def __init__(self, folder: Path, hub: LoopbackHub) -> None:
+        self.folder, self.hub = folder, hub
+        self.data = ["-v", f"{folder / 'data'}:/app/data:ro"]
 
-    def results(self, folder: Path) -> Path:
-        """A results folder to mount, with the host's own local result."""
+    def results(self, folder: Path) -> tuple[Path, list[str]]:
+        """A results folder with the host's own local result, and the option that mounts it."""
         copy = shutil.copytree(self.folder / "results", folder / "results")
         for path in (copy, *copy.iterdir()):
             give(path)
-        return copy
+        return copy, ["-v", f"{copy}:/app/results"]
 
     def settings(self, **extra: str) -> list[str]:
         """Options of a run that give the container its Hub."""
@@ -78,42 +80,25 @@ class World:
         return [part for name, value in env.items() if value for part in ("-e", f"{name}={value}")]
 
 
-def answers(engine: str) -> bool:
-    """Whether it is installed and, where it needs one, its daemon is running."""
-    return bool(shutil.which(engine)) and Engine(engine)("info").returncode == 0
-
-
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     asked = os.environ.get("CONTAINER")
-    found = next((name for name in ([asked] if asked else ["docker", "podman"]) if answers(name)), None)
-    if not found:
-        pytest.fail(f"{asked or 'neither docker nor podman'} answers here; start one, or name it: CONTAINER=")
-    return Engine(found)
+    for name in [asked] if asked else ["docker", "podman"]:
+        if shutil.which(name) and Engine(name)("info").returncode == 0:  # docker's daemon may be down
+            return Engine(name)
+    pytest.fail(f"{asked or 'neither docker nor podman'} answers here; start one, or name it: CONTAINER=")
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, trained: Path, small_data: Path) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
-    make = [
-        sys.executable,
-        "-m",
-        "goodreads.data.sample_reviews",
-        "--output-dir",
-        folder / "byGenre",
-        "--reviews",
-        "60",
-    ]
-    subprocess.run(make, cwd=ROOT, env=environment(folder), check=True, capture_output=True)
-    with FileServer(folder / "byGenre") as source, LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
-        run = {"cwd": folder, "env": {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}}
-        size = ("--head", 60, "--per-genre", 60, "--train-per-genre", 40)
-        succeeded(run_script("data_loader.py", "--source", source.url, *size, "--output-dir", "data", **run))
-        succeeded(run_script("train.py", *QUICK, **run))
-        succeeded(run_script("evaluate_model.py", **run))
-        succeeded(run_script("plot_results.py", **run))
-        succeeded(run_script("push_to_hub.py", "--repo", REPO, **run))
-        yield World(folder, hub, source)
+    shutil.copytree(trained, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("hf", "mpl"))
+    shutil.copytree(small_data, folder / "data")
+    with LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        succeeded(run_script("plot_results.py", cwd=folder))
+        succeeded(run_script("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))
+        yield World(folder, hub)
 
 
 @pytest.fixture(scope="session")
@@ -138,9 +123,7 @@ def context(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
 def images(engine: Engine, context: Path) -> dict[str, str]:
     """The images' names by what they evaluate: local or hub."""
     names = {"local": "localhost/goodreads-test-local", "hub": "localhost/goodreads-test-hub"}
-    for kind, dockerfile in (("local", "Dockerfile"), ("hub", "Dockerfile.eval")):
-        started = time.monotonic()
-        built = engine.build(context, names[kind], "-f", context / dockerfile)
+    for kind, file in (("local", "Dockerfile"), ("hub", "Dockerfile.eval")):
+        built = engine.build(context, names[kind], file)
         assert built.returncode == 0, built.stdout[-1500:] + built.stderr[-3000:]
-        print(f"built {names[kind]} in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return names

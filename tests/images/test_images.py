@@ -16,20 +16,28 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers import ROOT, assert_one_line_error, environment
+from tests import helpers
+from tests.helpers import ROOT, Result, assert_one_line_error, environment, temporary_files
 from tests.images.conftest import TOKEN, USER, Engine, World, give
-from tests.scripts.test_container import BIG
 
 BASE = "python:3.11-slim-bookworm"
 SIZE = 1.25e9  # bytes above the base image, without the model and the split
+LARGE = """
+from pathlib import Path
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
+from goodreads.model.checkpoint import save
+small = DistilBertConfig.from_pretrained("model")
+labels = {"id2label": small.id2label, "label2id": small.label2id}
+model = AutoModelForSequenceClassification.from_config(DistilBertConfig(**labels))
+save(Path("large"), model, AutoTokenizer.from_pretrained("model"))
+"""
 LOOK = """
-import glob, json, os, pathlib, py_compile, shutil, stat, importlib.util
+import json, os, pathlib, shutil, stat, importlib.util
 TMP = pathlib.Path("/tmp")
 files = [p for top in ("/app", "/opt", "/build", "/context", "/tmp", "/root", "/home") if os.path.isdir(top)
          and os.access(top, os.R_OK) for p in pathlib.Path(top).rglob("*") if not p.is_symlink()]
 print(json.dumps({
     "tools": [t for t in ("gcc", "cc", "g++", "make", "git", "nvcc") if shutil.which(t)],
-    "pip": importlib.util.find_spec("pip") is not None,
     "open": [str(p) for p in files if p.stat().st_uid == 0 and p.stat().st_mode & stat.S_IWOTH and p != TMP],
     "caches": [str(p) for p in files if p.name in (".cache", "pip") and p.is_dir() and any(p.iterdir())],
     "compiled": os.path.isfile(importlib.util.cache_from_source(importlib.util.find_spec("torch").origin)),
@@ -43,76 +51,65 @@ def predictions(folder: Path, name: str) -> Any:
     return pq.read_table(folder / f"predictions_{name}.parquet")
 
 
-def closing(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def closing(result: Result) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return document
 
 
-def succeeded(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    assert result.returncode == 0, result.stderr[-3000:]
+def succeeded(result: Result) -> Result:
     assert "SECRET" not in result.stdout + result.stderr
-    return result
+    return helpers.succeeded(result)
 
 
 def test_the_local_image_scores_as_the_host_does_without_a_network(
     engine: Engine, images: dict[str, str], world: World, tmp_path: Path
 ) -> None:
-    results = world.results(tmp_path)
+    results, mount = world.results(tmp_path)
     for path in results.glob("*_local.*"):
         path.unlink()
-    result = succeeded(engine.run(images["local"], before=["-v", f"{results}:/app/results"]))
+    result = succeeded(engine.run(images["local"], before=mount))
     assert predictions(results, "local").equals(predictions(world.folder / "results", "local"))
     name = "eval_results_local.json"
     mine, host = (json.loads((f / name).read_text()) for f in (results, world.folder / "results"))
     assert mine["metrics"] == host["metrics"]
-    assert closing(result)["accuracy"] == round(host["metrics"]["accuracy"]["value"], 4)
     assert "Mystery/Thriller/Crime" in result.stdout
     assert "device: cpu" in result.stderr
     assert {path.stat().st_uid for path in results.glob("*_local.*")} == {USER}
-    assert not list(results.glob(".*.tmp"))
+    assert not temporary_files(results)
 
 
-def test_the_hub_image_proves_the_copy_then_takes_it_from_the_cache_by_hash(
+def test_the_hub_image_proves_the_copy_with_and_without_the_split_and_the_cache(
     engine: Engine, images: dict[str, str], world: World, tmp_path: Path
 ) -> None:
-    results, cache = world.results(tmp_path), tmp_path / "cache"
-    cache.mkdir()
-    give(cache)
-    mounts = ["-v", f"{results}:/app/results", "-v", f"{cache}:/app/.cache"]
-    data = ["-v", f"{world.folder / 'data'}:/app/data:ro"]
-    requests = len(world.source.requests)
-    before = [*mounts, *data, *world.settings()]
-    result = succeeded(engine.run(images["hub"], network="host", before=before))
-    assert closing(result)["verdict"] == "IDENTICAL"
+    results, mount = world.results(tmp_path)
+    (tmp_path / "cache").mkdir()
+    give(tmp_path / "cache")
+    mount += ["-v", f"{tmp_path / 'cache'}:/app/.cache"]
+    before = [*mount, *world.data, *world.settings()]
+    assert (
+        closing(succeeded(engine.run(images["hub"], network="host", before=before)))["verdict"] == "IDENTICAL"
+    )
     assert predictions(results, "hub").equals(predictions(world.folder / "results", "local"))
-    assert len(world.source.requests) == requests
+    commit = json.loads((results / "eval_results_hub.json").read_text())["model"]["commit"]
 
-    # again: from the cache but for one file that was changed, the split from its source, the token as a file
-    (weights,) = cache.glob("models--*/snapshots/*/model.safetensors")
-    (config,) = cache.glob("models--*/snapshots/*/config.json")
-    config.resolve().write_text(config.read_text().replace("romance", "Romance"))
+    # the model from the cache, the split from its source, the token from a file
     (tmp_path / "token").write_text(TOKEN)
-    secret = ["-v", f"{tmp_path / 'token'}:/run/secrets/hf_token:ro"]
-    commit = weights.parent.name
+    mount += ["-v", f"{tmp_path / 'token'}:/run/secrets/hf_token:ro"]
     settings = world.settings(HF_TOKEN="", HF_TOKEN_PATH="/run/secrets/hf_token", HF_REVISION=commit)
     world.hub.requests.clear()
-    result = succeeded(engine.run(images["hub"], network="host", before=[*mounts, *secret, *settings]))
+    result = succeeded(engine.run(images["hub"], network="host", before=[*mount, *settings]))
     assert closing(result)["verdict"] == "IDENTICAL"
-    gets = {Path(r.path).name for r in world.hub.requests if r.method == "GET" and "/resolve/" in r.path}
-    assert gets == {"config.json"}
-    assert len(world.source.requests) > requests
-    document = json.loads((results / "eval_results_hub.json").read_text())
-    assert document["model"]["commit"] == commit
+    assert not [r.path for r in world.hub.requests if r.method == "GET" and "safetensors" in r.path]
 
 
 @pytest.mark.parametrize(
     ("settings", "fragment"),
     [
         ({"HF_REPO": ""}, "HF_REPO is not set"),
-        ({"HF_TOKEN": "hf_badSECRET"}, "the Hub refuses the token (401)"),
-        ({"HF_TOKEN": ""}, "no such repository, or a private one"),
+        ({"HF_TOKEN": "hf_badSECRET"}, "401"),
+        ({"HF_TOKEN": ""}, "private"),
         ({"HF_REVISION": "v9"}, "no such revision"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
     ],
     ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) else "",
 )
@@ -124,126 +121,92 @@ def test_wrong_settings_are_one_line_and_status_2(
     settings: dict[str, str],
     fragment: str,
 ) -> None:
-    before = ["-v", f"{world.results(tmp_path)}:/app/results", *world.settings(**settings)]
+    before = [*world.results(tmp_path)[1], *world.settings(**settings)]
     result = engine.run(images["hub"], network="host", before=before)
     assert "SECRET" not in result.stdout + result.stderr
     assert_one_line_error(result, fragment)
 
 
-def test_a_data_source_that_is_down_is_one_line(
-    engine: Engine, images: dict[str, str], world: World, tmp_path: Path
-) -> None:
-    world.source.answers = {path.name: _gone() for path in world.source.folder.iterdir()}
-    try:
-        before = ["-v", f"{world.results(tmp_path)}:/app/results", *world.settings()]
-        result = engine.run(images["hub"], network="host", before=before)
-    finally:
-        world.source.answers = {}
-    assert_one_line_error(result, "goodreads_reviews_", "HTTP 410")
-
-
-def _gone() -> Any:
-    from tests.loopback import Answer
-
-    return Answer(410, b"gone", "text/plain")
-
-
 def test_other_weights_end_with_status_1(
     engine: Engine, images: dict[str, str], world: World, tmp_path: Path
 ) -> None:
-    results = world.results(tmp_path)
+    results, mount = world.results(tmp_path)
     path = results / "eval_results_local.json"
     document = json.loads(path.read_text())
     document["model"]["weights_sha256"] = "0" * 64  # stands for another model's result
     path.write_text(json.dumps(document))
-    before = ["-v", f"{results}:/app/results", "-v", f"{world.folder / 'data'}:/app/data:ro"]
-    result = engine.run(images["hub"], network="host", before=[*before, *world.settings()])
-    assert result.returncode == 1
+    result = engine.run(images["hub"], network="host", before=[*mount, *world.data, *world.settings()])
     assert closing(result)["verdict"] == "DIFFERENT"
-    assert "local and hub are DIFFERENT: the weights are not the same" in result.stderr
+    assert_one_line_error(result, "local and hub are DIFFERENT", code=1)
 
 
-def test_a_results_folder_of_somebody_else_or_none_says_how_to_mount_it(
+def test_a_results_folder_of_another_user_or_none_says_how_to_mount_it(
     engine: Engine, images: dict[str, str], world: World, tmp_path: Path
 ) -> None:
-    results = world.results(tmp_path)
+    results, mount = world.results(tmp_path)
     results.chmod(0o555)
     if os.getuid() == 0:
         os.chown(results, 0, 0)
-    for before in (["-v", f"{results}:/app/results"], []):
+    for before in (mount, []):
         result = engine.run(images["local"], before=before)
-        assert_one_line_error(
-            result, "cannot write results", f"user {USER}", '-v "$(pwd)/results:/app/results"'
-        )
+        assert_one_line_error(result, "cannot write results", f"user {USER}", "docs/containers.md")
 
 
-@pytest.fixture(scope="module")
-def large(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of DistilBERT's size, a batch of which takes long."""
-    folder = tmp_path_factory.mktemp("large")
-    make = [sys.executable, "-c", BIG, world.folder / "model", world.folder / "data"]
-    subprocess.run(make, cwd=folder, env=environment(folder, PYTHONPATH=str(ROOT)), check=True)
-    return folder / "model"
-
-
-@pytest.mark.parametrize("after", ["evaluating model", "scoring "], ids=["imports", "a batch"])
+@pytest.mark.parametrize("after", ["evaluating model", "device: "], ids=["imports", "scoring"])
 def test_sigterm_stops_pid_1_within_two_seconds(
-    engine: Engine, images: dict[str, str], world: World, large: Path, tmp_path: Path, after: str
+    engine: Engine, images: dict[str, str], world: World, tmp_path: Path, after: str
 ) -> None:
-    results, name = world.results(tmp_path), f"goodreads-test-{tmp_path.name}"
+    if not (world.folder / "large").exists():  # a model of DistilBERT's size, so that scoring takes long
+        env = environment(tmp_path, PYTHONPATH=str(ROOT))
+        subprocess.run([sys.executable, "-c", LARGE], cwd=world.folder, env=env, check=True)
+    results, mount = world.results(tmp_path)
     before = {path: path.read_bytes() for path in results.iterdir()}
-    mounts = ["-v", f"{results}:/app/results", "-v", f"{large}:/app/model:ro"]
-    command = engine.run_command(images["local"], before=["--name", name, *mounts])
+    name = f"goodreads-test-{tmp_path.name}"
+    mount += ["--name", name, "-v", f"{world.folder / 'large'}:/app/model:ro"]
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
+    with subprocess.Popen(
+        engine.run_command(images["local"], "--force", before=mount), stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr
         line = process.stderr.readline()
         assert time.monotonic() - started < 5, "the first log line came late"
         while after not in line:
             assert line, "it ended before"
             line = process.stderr.readline()
-        time.sleep(0.5)
+        time.sleep(1)
         sent = time.monotonic()
         assert engine("kill", "--signal", "TERM", name).returncode == 0
         rest = process.stderr.read()
-        stopped = time.monotonic() - sent
+        assert time.monotonic() - sent < 2
         assert process.wait() == 128 + signal.SIGTERM
-    assert stopped < 2
     assert rest.rstrip().splitlines()[-1] == "evaluate_model.py: error: stopped by SIGTERM"
-    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    assert {path: path.read_bytes() for path in results.iterdir() if path in before} == before
 
 
 def test_what_is_in_the_images_and_what_is_not(engine: Engine, images: dict[str, str]) -> None:
     if engine("image", "inspect", BASE).returncode:
         assert engine("pull", BASE).returncode == 0
     base = engine("image", "inspect", "--format", "{{.Size}}", BASE)
+    baked = {"model/model.safetensors", "data/test.parquet", "data/manifest.json"}
+    package = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "goodreads").rglob("*.*") if path.is_file()
+    }
+    package = {name for name in package if "__pycache__" not in name}
     for kind, image in images.items():
-        look = engine.run(image, "-c", LOOK, before=["--entrypoint", "python"])
-        found = closing(succeeded(look))
+        found = closing(succeeded(engine.run(image, "-c", LOOK, before=["--entrypoint", "python"])))
         assert found["tools"] == found["open"] == found["caches"] == []
-        assert not found["pip"]
         assert found["compiled"]
-        files = set(found["app"])
-        assert ("evaluate_model.py" in files) is True
-        assert {
-            "model/model.safetensors",
-            "data/test.parquet",
-            "data/manifest.json",
-        } <= files or kind == "hub"
-        wanted = re.compile(
-            r"(data_loader|evaluate_model|plot_results)\.py|goodreads/\w+\.(py|md)|(model|data)/.*"
-        )
-        assert [name for name in files if not wanted.fullmatch(name)] == []
-        assert "data/train.parquet" not in files
+        files = {name for name in found["app"] if not name.startswith("model/")}
+        assert files - package - baked == {"evaluate_model.py", "predict.py"}
+        assert package <= files
+        assert (baked <= set(found["app"])) == (kind == "local")
         size = int(engine("inspect", "--format", "{{.Size}}", image).stdout)
         above = size - int(base.stdout) - found["baked"]
         print(f"{image}: {above / 1e6:.0f} MB above the base image without model and split", file=sys.stderr)
         assert above <= SIZE
         document = json.loads(engine("inspect", image).stdout)[0]
-        labels = document["Config"]["Labels"]
         for name in ("title", "description", "licenses"):
-            assert labels[f"org.opencontainers.image.{name}"]
+            assert document["Config"]["Labels"][f"org.opencontainers.image.{name}"]
         assert document["Config"]["User"] == "10001:10001"
         assert not document["Config"].get("Healthcheck")
 
@@ -251,9 +214,7 @@ def test_what_is_in_the_images_and_what_is_not(engine: Engine, images: dict[str,
 def test_no_token_is_in_history_configuration_or_layers(engine: Engine, images: dict[str, str]) -> None:
     for image in images.values():
         for command in (("history", "--no-trunc", image), ("inspect", image)):
-            result = engine(*command)
-            assert result.returncode == 0
-            assert TOKEN not in result.stdout
+            assert TOKEN not in helpers.succeeded(engine(*command)).stdout
     several = ["--multi-image-archive"] if engine.command == "podman" else []  # shared layers come once
     command = [engine.command, "save", *several, *images.values()]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -270,37 +231,21 @@ def test_no_token_is_in_history_configuration_or_layers(engine: Engine, images: 
 
 def _scan(file: IO[bytes]) -> tuple[int, bool]:
     """Bytes read, unpacked where need be, and whether a token's text is among them."""
-    start = file.read(2)
-    stream = gzip.GzipFile(fileobj=_Rejoined(start, file)) if start == b"\x1f\x8b" else _Rejoined(start, file)
-    size, rest, there = 0, b"", False
-    while chunk := stream.read(1 << 20):
-        there |= TOKEN.encode() in rest + chunk
-        size, rest = size + len(chunk), chunk[-len(TOKEN) :]
-    return size, there
-
-
-class _Rejoined:
-    """What was read of a file that cannot seek, put back."""
-
-    def __init__(self, start: bytes, file: IO[bytes]) -> None:
-        self.start, self.file = start, file
-
-    def read(self, size: int = -1) -> bytes:
-        start, self.start = self.start, b""
-        return start + self.file.read(size - len(start) if size >= 0 else -1)
+    content = file.read()
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    return len(content), TOKEN.encode() in content
 
 
 def test_a_missing_model_fails_the_build_with_what_to_do(
     engine: Engine, images: dict[str, str], context: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(context, tmp_path / "context", ignore=shutil.ignore_patterns("model"))
-    result = engine.build(
-        tmp_path / "context", "localhost/goodreads-test-none", "-f", tmp_path / "context/Dockerfile"
-    )
+    (tmp_path / "context/goodreads/model").mkdir()
+    result = engine.build(tmp_path / "context", "localhost/goodreads-test-none", "Dockerfile")
     assert result.returncode != 0
-    assert (
-        "model/ holds no trained model: train first, with: python train.py" in result.stdout + result.stderr
-    )
+    said = "model/ holds no trained model: train first, with: python train.py"
+    assert said in result.stdout + result.stderr
 
 
 def test_a_change_of_code_alone_builds_on_the_same_dependency_layers(
@@ -312,32 +257,55 @@ def test_a_change_of_code_alone_builds_on_the_same_dependency_layers(
 
     before = layers(images["hub"])
     assert before[:3] == layers(images["local"])[:3]
-    with (context / "goodreads" / "labels.py").open("a") as file:
+    with (context / "goodreads" / "data" / "genres.py").open("a") as file:
         file.write("# changed\n")
-    started = time.monotonic()
-    result = engine.build(context, "localhost/goodreads-test-changed", "-f", context / "Dockerfile.eval")
-    assert result.returncode == 0, result.stderr[-3000:]
-    print(f"rebuilt after a change of code in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    helpers.succeeded(engine.build(context, "localhost/goodreads-test-changed", "Dockerfile.eval"))
     after = layers("localhost/goodreads-test-changed")
     assert after != before
     same = next(i for i, (a, b) in enumerate(zip(before, after)) if a != b)
-    sizes = engine("history", "--format", "{{.Size}}", images["hub"])
-    assert same >= 2, sizes.stdout  # the base image and the virtual environment at least
+    assert same >= 2, "the base image and the virtual environment at least"
 
 
-def test_the_train_target_trains_and_misses_the_gpu_loudly(
+def test_the_train_target_trains_and_says_that_there_is_no_gpu(
     engine: Engine, images: dict[str, str], context: Path, world: World, tmp_path: Path
 ) -> None:
     image = "localhost/goodreads-test-train"
-    built = engine.build(context, image, "-f", context / "Dockerfile", "--target", "train")
-    assert built.returncode == 0, built.stderr[-3000:]
-    results = world.results(tmp_path)
-    data = f"{world.folder / 'data'}:/app/data:ro"
-    before = ["-v", f"{results}:/app/results", "-v", data, "-e", "NVIDIA_VISIBLE_DEVICES=all"]
+    helpers.succeeded(engine.build(context, image, "Dockerfile", "--target", "train"))
+    results, mount = world.results(tmp_path)
+    before = [*mount, *world.data, "-e", "NVIDIA_VISIBLE_DEVICES=all"]
     settings = ("--recipe", "sample", "--max_steps", 2, "--max_length", 64)
     result = succeeded(engine.run(image, *settings, before=before))
     assert "NO GPU: training runs on the CPU." in result.stderr
-    assert "One was asked for: NVIDIA_VISIBLE_DEVICES=all." in result.stderr
+    assert "NVIDIA_VISIBLE_DEVICES=all" in result.stderr
     assert (results / "model" / "model.safetensors").stat().st_uid == USER
     assert closing(result)["steps"] == 2
     assert_one_line_error(engine.run(image, "--require-gpu", before=before), "--require-gpu", "--gpus all")
+
+
+def test_documentation_shows_what_the_images_print(
+    engine: Engine, images: dict[str, str], world: World, tmp_path: Path
+) -> None:
+    """``make container-log`` (UPDATE_DOCS=1) writes it."""
+    path = ROOT / "docs" / "containers.md"
+    text = document = path.read_text(encoding="utf-8")
+    _, mount = world.results(tmp_path)
+    hub = [*mount, *world.data, *world.settings()]
+    for kind, options in (("local", {"before": mount}), ("hub", {"before": hub, "network": "host"})):
+        result = succeeded(engine.run(images[kind], **options))
+        block = rf"(<!-- output: {kind} -->\n```\n).*?(```\n)"
+        document, count = re.subn(
+            block,
+            lambda match, shown=result.stderr + result.stdout: match[1] + shown + match[2],
+            document,
+            flags=re.S,
+        )
+        assert count == 1
+    if os.environ.get("UPDATE_DOCS"):
+        path.write_text(document, encoding="utf-8")
+    else:
+        assert _without_figures(document) == _without_figures(text), "run: make container-log"
+
+
+def _without_figures(text: str) -> list[str]:
+    lines = [re.sub(r"\b[0-9a-f]{40}\b|[\d.,:]+", "#", line).split() for line in text.splitlines()]
+    return [" ".join(words) for words in lines if "this CPU (" not in " ".join(words)]
