@@ -63,7 +63,8 @@ def _writing(target: Path) -> Iterator[None]:
 
 def check_writable(folder: Path) -> None:
     """Raise InputError, saying what to do, unless files can be made in the folder or it can be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    real = Path(os.path.realpath(folder))
+    there = next(path for path in (real, *real.parents) if os.path.lexists(path))
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
@@ -87,8 +88,9 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         InputError: the folder cannot be made or written to, or another process holds it.
     """
     with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(os.path.realpath(folder / LOCK), is_singleton=True)
+        real = Path(os.path.realpath(folder))
+        real.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(real / LOCK, is_singleton=True)
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
@@ -98,7 +100,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
             log.warning("another run is writing to %s; waiting for it to end", folder)
             held = lock.acquire()
     with held:
-        for leftover in set(folder.glob(f".*{SUFFIX}")) - _temporaries:
+        for leftover in set(real.glob(f".*{SUFFIX}")) - _temporaries:
             _remove(leftover)
         yield
 
