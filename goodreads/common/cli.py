@@ -173,6 +173,8 @@ def _outcome(error: BaseException) -> tuple[str, int]:
         return "interrupted", 128 + signal.SIGINT
     if isinstance(error, MemoryError):
         return "out of memory", 2
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; what the scripts need is installed by: pip install -r requirements.txt", 2
     said = f"{type(error).__name__}: {str(error)[:LONGEST]}"
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
