@@ -22,16 +22,15 @@ import socketserver
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".png", ".pt")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -80,18 +79,14 @@ class Request:
     path: str
     status: int = 0
     bytes_sent: int = 0
-    authorized: bool = False
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a commit; ``oid`` is its git blob id (of the pointer, for an LFS file)."""
+    """One file of a commit, its content in the file ``place``."""
 
-    sha256: str
-    size: int
+    place: Path
     lfs: bool
-    oid: str
-    place: Path = field(repr=False)
 
     @property
     def content(self) -> bytes:
@@ -99,44 +94,26 @@ class File:
         return self.place.read_bytes()
 
     @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return self.place.stat().st_size
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its content, by which that is stored."""
+        return self.place.name
+
+    @property
+    def oid(self) -> str:
+        """Its git blob id; of the pointer, for an LFS file."""
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n"
+        blob = pointer.encode() if self.lfs else self.content
+        return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
+
+    @property
     def etag(self) -> str:
         """The hash by which the client checks its content."""
         return self.sha256 if self.lfs else self.oid
-
-
-class Objects:
-    """File contents by SHA-256, one file each."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def place(self, sha256: str) -> Path:
-        """Where the content is, if it is here."""
-        return self._folder / sha256
-
-    def add(self, chunks: Iterable[bytes], expected: str | None = None) -> str | None:
-        """Store a stream; returns its SHA-256, or None if another is expected."""
-        part, digest = self.place(f"{secrets.token_hex(8)}.part"), hashlib.sha256()
-        with part.open("wb") as out:
-            for chunk in chunks:
-                digest.update(chunk)
-                out.write(chunk)
-        sha256 = digest.hexdigest()
-        if expected not in (None, sha256):
-            part.unlink()
-            return None
-        part.replace(self.place(sha256))
-        return sha256
-
-    def file(self, sha256: str | None, lfs: bool) -> File:
-        """The file with this content, which must be here."""
-        place = self.place(str(sha256))
-        size = place.stat().st_size
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
-        blob = pointer if lfs else place.read_bytes()
-        oid = hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
-        return File(str(sha256), size, lfs, oid, place)
 
 
 @dataclass(frozen=True)
@@ -154,7 +131,7 @@ class Repo:
 
     id: str
     private: bool
-    objects: Objects = field(repr=False)
+    hub: LoopbackHub = field(repr=False)
     commits: list[Commit] = field(default_factory=list, repr=False)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -182,7 +159,7 @@ class Repo:
         for path, content in changes.items():
             files.pop(path, None)
             if content is not None:
-                files[path] = self.objects.file(self.objects.add([content]), path.endswith(LFS_SUFFIXES))
+                files[path] = File(self.hub.store(content), path.endswith(LFS_SUFFIXES))
         return self.record(files, title)
 
     def record(self, files: dict[str, File], title: str) -> str:
@@ -206,26 +183,11 @@ class Refusal(Exception):
 
 @dataclass
 class Answer:
-    """A status, a body that is bytes or a file, and headers."""
+    """A status, a body and headers."""
 
     status: int
-    body: bytes | Path
+    body: bytes
     headers: dict[str, str] = field(default_factory=dict)
-    start: int = 0  # of a file: where to begin
-
-    @property
-    def length(self) -> int:
-        """Bytes to send."""
-        return len(self.body) if isinstance(self.body, bytes) else self.body.stat().st_size - self.start
-
-    def chunks(self) -> Iterator[bytes]:
-        """The body, piece by piece."""
-        if isinstance(self.body, bytes):
-            yield self.body
-            return
-        with self.body.open("rb") as stream:
-            stream.seek(self.start)
-            yield from iter(lambda: stream.read(CHUNK), b"")
 
 
 def _json(value: object, status: int = 200) -> Answer:
@@ -241,18 +203,25 @@ class LoopbackHub:
         before_commit: called with the repository before a client's commit is looked at.
     """
 
-    def __init__(self, root: Path, tokens: dict[str, Token], port: int = 0) -> None:
+    def __init__(self, root: Path, tokens: dict[str, Token]) -> None:
         self.tokens = dict(tokens)
-        self.objects = Objects(root / "objects")
+        self.objects = root / "objects"  # file contents, each named by its SHA-256
+        self.objects.mkdir(parents=True, exist_ok=True)
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.before_commit: Callable[[Repo], object] | None = None
-        self.uploads: dict[str, str] = {}  # what each upload address may receive, by SHA-256
         self.lock = threading.RLock()  # of all of the above
-        self._server = _Server(("127.0.0.1", port), self)
+        self._server = _Server(("127.0.0.1", 0), self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def store(self, content: bytes) -> Path:
+        """Keep a file's content; returns where."""
+        place = self.objects / hashlib.sha256(content).hexdigest()
+        part = place.with_name(f"{secrets.token_hex(8)}.part")
+        part.write_bytes(content)
+        return part.replace(place)
 
     def repo(self, repo_id: str) -> Repo | None:
         """The repository of this name."""
@@ -260,7 +229,7 @@ class LoopbackHub:
 
     def create(self, repo_id: str, private: bool = True) -> Repo:
         """A new repository, with the first commit that the Hub makes."""
-        repo = self.repos[repo_id] = Repo(repo_id, private, self.objects)
+        repo = self.repos[repo_id] = Repo(repo_id, private, self)
         repo.commit({".gitattributes": GITATTRIBUTES.encode()}, "initial commit")
         return repo
 
@@ -270,43 +239,23 @@ class LoopbackHub:
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
-        for connection in list(self._server.connections):  # kept alive, they would be served on
-            _hang_up(connection)
         self._server.server_close()
         self._thread.join()
 
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
-    daemon_threads = False  # so that a closed hub has no thread left at work
 
     def __init__(self, address: tuple[str, int], hub: LoopbackHub) -> None:
         self.hub = hub
-        self.connections: set[socket.socket] = set()
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(
-            self
-        )  # HTTPServer asks DNS for its own name, which can take seconds
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        request, address = super().get_request()
-        self.connections.add(request)
-        return request, address
-
-    def shutdown_request(self, request: Any) -> None:
-        self.connections.discard(request)
-        super().shutdown_request(request)
+        socketserver.TCPServer.server_bind(self)  # HTTPServer asks DNS for a name, which can take seconds
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error
             super().handle_error(request, client_address)
-
-
-def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # gone already
-        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -322,17 +271,16 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         """Answer one request."""
         self.hub, address = self.server.hub, urlsplit(self.path)
-        self.query, self.left = parse_qs(address.query), int(self.headers.get("Content-Length") or 0)
+        self.left = int(self.headers.get("Content-Length") or 0)
         self.token = self.hub.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
-        self.request_log = Request(self.command, address.path, authorized=self.token is not None)
+        self.request_log = Request(self.command, address.path)
         with self.hub.lock:
             self.hub.requests.append(self.request_log)
             fault = next((f for f in self.hub.faults if f.strikes(self.command, address.path)), None)
         kind = fault.kind if fault else ""
         if kind == "cut_upload":
-            self.left //= 2
-            self.body()
-            return self._cut()
+            self.rfile.read(self.left // 2)
+            return self._hang_up()
         if fault and kind == "status":
             answer = Refusal(fault.status, fault.message, fault.code, fault.headers).answer
         elif kind == "html":
@@ -341,23 +289,18 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._answer(address.path)
         self.body()  # what is left of it would be taken for the next request
         if kind == "lost_answer":
-            return self._cut()
+            return self._hang_up()
         self._send(answer, kind)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve  # noqa: N815
 
-    def stream(self) -> Iterator[bytes]:
-        """The request body, piece by piece."""
-        while self.left > 0:
-            chunk = self.rfile.read(min(CHUNK, self.left))
-            if not chunk:
-                raise ConnectionResetError
-            self.left -= len(chunk)
-            yield chunk
-
     def body(self) -> bytes:
-        """What is left of the request body."""
-        return b"".join(self.stream())
+        """The request body, which can be read once."""
+        length, self.left = self.left, 0
+        content = self.rfile.read(length)
+        if len(content) < length:
+            raise ConnectionResetError
+        return content
 
     def json(self) -> dict[str, Any]:
         """The request body, parsed."""
@@ -368,12 +311,12 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.token is None and "Authorization" in self.headers:
                 raise Refusal(401, "Invalid credentials in Authorization header")
-            for route in _ROUTES:
-                if self.command in route.methods and (match := route.pattern.fullmatch(path)):
+            for methods, pattern, handle, write in _ROUTES:
+                if self.command in methods and (match := pattern.fullmatch(path)):
                     found: dict[str, Any] = {k: unquote(v or "") for k, v in match.groupdict().items()}
                     if "repo" in found:
-                        found["repo"] = self._repo(found["repo"], route.write)
-                    return route.handle(self, **found)
+                        found["repo"] = self._repo(found["repo"], write)
+                    return handle(self, **found)
             raise Refusal(404, "Sorry, we can't find the page you are looking for.")
         except Refusal as refusal:
             return refusal.answer
@@ -404,44 +347,32 @@ class _Handler(BaseHTTPRequestHandler):
         if self.token.user != owner:
             raise Refusal(403, f'You don\'t have the rights to write under the namespace "{owner}"')
 
-    def _cut(self) -> None:
+    def _hang_up(self) -> None:
         self.close_connection = True
-        _hang_up(self.connection)
+        with contextlib.suppress(OSError):  # the client has already
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _send(self, answer: Answer, kind: str) -> None:
-        self.request_log.status = answer.status
+        self.request_log.status, body, half = answer.status, answer.body, len(answer.body) // 2
         self.send_response(answer.status)
-        for name, value in {**answer.headers, "Content-Length": str(answer.length)}.items():
+        for name, value in {**answer.headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        half, sent = answer.length // 2, 0
-        for chunk in answer.chunks():
-            if kind == "flip_byte" and sent <= half < sent + len(chunk):
-                at = half - sent
-                chunk = chunk[:at] + bytes([chunk[at] ^ 1]) + chunk[at + 1 :]
-            if kind == "cut_download":
-                chunk = chunk[: half - sent]
-            sent += len(chunk)
-            self.request_log.bytes_sent = sent
-            self.wfile.write(chunk)
+        if kind == "flip_byte":
+            body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
+        sent = body[:half] if kind == "cut_download" else body
+        self.request_log.bytes_sent = len(sent)
+        self.wfile.write(sent)
         if kind == "cut_download":
-            self._cut()
+            self._hang_up()
 
 
 _Handle = Callable[..., Answer]
 
 
-@dataclass(frozen=True)
-class _Route:
-    methods: tuple[str, ...]
-    pattern: re.Pattern[str]
-    handle: _Handle
-    write: bool
-
-
-_ROUTES: list[_Route] = []
+_ROUTES: list[tuple[list[str], re.Pattern[str], _Handle, bool]] = []
 _REPO = "/(?P<repo>[^/]+/[^/]+)"
 _MODEL = f"/api/models{_REPO}"
 _REV = "/(?P<rev>[^/]+)"
@@ -451,7 +382,7 @@ def _route(methods: str, pattern: str, write: bool = False) -> Callable[[_Handle
     """Serve these addresses; with ``write``, only to who may write."""
 
     def add(handle: _Handle) -> _Handle:
-        _ROUTES.append(_Route(tuple(methods.split()), re.compile(pattern), handle, write))
+        _ROUTES.append((methods.split(), re.compile(pattern), handle, write))
         return handle
 
     return add
@@ -461,11 +392,7 @@ def _route(methods: str, pattern: str, write: bool = False) -> Callable[[_Handle
 def _whoami(call: _Handler) -> Answer:
     if call.token is None:
         raise Refusal(401, "Invalid username or password.")
-    user, role = call.token.user, call.token.role
-    access: dict[str, Any] = {"displayName": "loopback", "role": role}
-    if role == "fineGrained":
-        scope = {"entity": {"type": "user", "name": user}, "permissions": ["repo.content.read", "repo.write"]}
-        access["fineGrained"] = {"global": [], "scoped": [scope]}
+    user, access = call.token.user, {"displayName": "loopback", "role": call.token.role}
     auth = {"type": "access_token", "accessToken": access}
     return _json({"type": "user", "id": user, "name": user, "orgs": [], "auth": auth})
 
@@ -483,18 +410,16 @@ def _create_repo(call: _Handler) -> Answer:
         if call.token.user == owner and call.hub.repo(repo_id):
             return _json({"error": "You already created this model repo", **answer}, 409)
         call.check_write(owner)
-        call.hub.create(repo_id, asked.get("visibility") == "private" or bool(asked.get("private")))
+        call.hub.create(repo_id, asked["visibility"] == "private")
     return _json(answer)
 
 
 @_route("PUT", f"{_MODEL}/settings", write=True)
 def _settings(call: _Handler, repo: Repo) -> Answer:
-    asked = call.json()
-    repo.private = asked.get("visibility") == "private" or bool(asked.get("private"))
+    repo.private = call.json()["visibility"] == "private"
     return _json({"private": repo.private})
 
 
-@_route("GET", f"{_MODEL}/auth-check")
 @_route("GET", f"{_MODEL}/auth-check/write", write=True)
 def _auth_check(call: _Handler, repo: Repo) -> Answer:
     return _json({})
@@ -519,36 +444,18 @@ def _preupload(call: _Handler, repo: Repo, rev: str) -> Answer:
 
 @_route("POST", rf"{_REPO}\.git/info/lfs/objects/batch", write=True)
 def _lfs_batch(call: _Handler, repo: Repo) -> Answer:
-    objects = []
-    for item in call.json()["objects"]:
-        entry: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
-        if not call.hub.objects.place(item["oid"]).is_file():
-            # uploads carry no token: the address itself is the permission, as with signed storage URLs
-            grant = secrets.token_hex(16)
-            call.hub.uploads[grant] = item["oid"]
-            verify = f"{call.hub.url}/{repo.id}.git/info/lfs/verify"
-            entry["actions"] = {
-                "upload": {"href": f"{call.hub.url}/lfs-upload/{grant}"},
-                "verify": {"href": verify},
-            }
-        objects.append(entry)
+    objects: list[dict[str, Any]] = call.json()["objects"]
+    for item in objects:
+        if not (call.hub.objects / item["oid"]).is_file():
+            item["actions"] = {"upload": {"href": f"{call.hub.url}/lfs-upload/{item['oid']}"}}
     return _json({"transfer": "basic", "objects": objects})
 
 
-@_route("PUT", "/lfs-upload/(?P<grant>[0-9a-f]+)")
-def _lfs_upload(call: _Handler, grant: str) -> Answer:
-    if grant not in call.hub.uploads:
-        raise Refusal(403, "Request has expired")
-    if not call.hub.objects.add(call.stream(), call.hub.uploads[grant]):
+@_route("PUT", "/lfs-upload/(?P<oid>[0-9a-f]+)")  # without a token, as storage with signed addresses
+def _lfs_upload(call: _Handler, oid: str) -> Answer:
+    if call.hub.store(call.body()).name != oid:
         raise Refusal(400, "The content does not match its sha256")
     return Answer(200, b"")
-
-
-@_route("POST", rf"{_REPO}\.git/info/lfs/verify", write=True)
-def _lfs_verify(call: _Handler, repo: Repo) -> Answer:
-    if not call.hub.objects.place(call.json()["oid"]).is_file():
-        raise Refusal(404, "LFS object not found")
-    return _json({})
 
 
 @_route("POST", f"{_MODEL}/commit{_REV}", write=True)
@@ -562,20 +469,20 @@ def _commit(call: _Handler, repo: Repo, rev: str) -> Answer:
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(repo.at(rev).files)
         for line in lines:
-            _change(call.hub.objects, files, line["key"], line["value"])
+            _change(call.hub, files, line["key"], line["value"])
         head = repo.head if files == repo.at(rev).files else repo.record(files, header["summary"])
     url = f"{call.hub.url}/{repo.id}/commit/{head}"
     return _json({"success": True, "commitOid": head, "commitUrl": url, "hookOutput": ""})
 
 
-def _change(objects: Objects, files: dict[str, File], key: str, value: dict[str, Any]) -> None:
+def _change(hub: LoopbackHub, files: dict[str, File], key: str, value: dict[str, Any]) -> None:
     """Do what one line of a commit says."""
     if key == "file":
-        files[value["path"]] = objects.file(objects.add([base64.b64decode(value["content"])]), lfs=False)
+        files[value["path"]] = File(hub.store(base64.b64decode(value["content"])), lfs=False)
     elif key == "lfsFile":
-        if not objects.place(value["oid"]).is_file():
+        if not (hub.objects / value["oid"]).is_file():
             raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {value['oid']}")
-        files[value["path"]] = objects.file(value["oid"], lfs=True)
+        files[value["path"]] = File(hub.objects / value["oid"], lfs=True)
     elif key == "deletedFile":
         if files.pop(value["path"], None) is None:
             raise Refusal(404, f"A file with this name doesn't exist: {value['path']}", "EntryNotFound")
@@ -631,15 +538,10 @@ def _resolve(call: _Handler, repo: Repo, rev: str, path: str) -> Answer:
     file = commit.files.get(path)
     if file is None:
         raise Refusal(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": commit.oid})
-    headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
-    headers["Content-Type"] = "application/octet-stream"
+    headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.etag}"'}
     if file.lfs:
         headers |= {"X-Linked-ETag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
-    asked = re.fullmatch(r"bytes=(\d+)-", call.headers.get("Range", ""))  # a client that resumes
-    if not asked or int(asked[1]) >= file.size:
-        return Answer(200, file.place, headers)
-    headers["Content-Range"] = f"bytes {asked[1]}-{file.size - 1}/{file.size}"
-    return Answer(206, file.place, headers, int(asked[1]))
+    return Answer(200, file.content, headers)
 
 
 def read_token(path: Path) -> str:
@@ -659,7 +561,6 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="A small Hugging Face Hub on 127.0.0.1.")
     parser.add_argument("--root", type=Path, required=True, help="folder for the files that are uploaded")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--user", required=True, help="user name, the namespace of the repositories")
     parser.add_argument("--token-file", type=Path, required=True, help="the user's token; made if missing")
     parser.add_argument("--url-file", type=Path, help="file to write the URL to")
@@ -670,7 +571,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with LoopbackHub(options.root, {token: Token(options.user)}, options.port) as hub:
+    with LoopbackHub(options.root, {token: Token(options.user)}) as hub:
         print(f"HF_ENDPOINT={hub.url}", flush=True)
         if options.url_file:
             part = options.url_file.with_name(f"{options.url_file.name}.part")

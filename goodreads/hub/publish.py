@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
-from huggingface_hub.hf_api import RepoFile
 
 from goodreads.common.errors import CheckFailed, InputError
 from goodreads.common.files import read_json, sha256_file, write_json, write_text
@@ -26,8 +24,10 @@ from goodreads.hub.client import ATTEMPTS, attempt, connect, pause_before_retry,
 from goodreads.model.checkpoint import OPTIONAL, REQUIRED, WEIGHTS, inspect
 
 HUBS_OWN = ".gitattributes"  # made by the Hub with the repository: which files are stored as LFS
+MESSAGE = "Genre classifier and its evaluation"
+CONFUSION = "confusion_matrix_local.png"
 PICTURES = {  # file in the results folder -> its name in the repository
-    "confusion_matrix_local.png": "confusion_matrix.png",
+    CONFUSION: "confusion_matrix.png",
     "per_class_metrics_local.png": "per_class_metrics.png",
     "training_loss.png": "training_loss.png",
 }
@@ -41,18 +41,13 @@ class Folders:
     data: Path
     results: Path
 
-    def command(self, script: str, *options: str) -> str:
+    def command(self, script: str) -> str:
         """A command of this project with these folders, for hints."""
-        folders = {"--model": self.model, "--output_dir": self.model, "--data-dir": self.data}
-        folders["--results-dir"] = self.results
-        return shlex.join(
-            ["python", script, *(part for name in options for part in (name, str(folders[name])))]
-        )
-
-    @property
-    def evaluate(self) -> str:
-        """The command that makes eval_results_local.json."""
-        return self.command("evaluate_model.py", "--model", "--data-dir", "--results-dir")
+        words = ["python", script]
+        if script != "plot_results.py":
+            model = "--output_dir" if script == "train.py" else "--model"
+            words += [model, str(self.model), "--data-dir", str(self.data)]
+        return shlex.join([*words, "--results-dir", str(self.results)])
 
 
 def publish(folders: Folders, repo: str, tag: str | None, public: bool) -> dict[str, Any]:
@@ -92,55 +87,43 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     Raises:
         InputError: the model is incomplete or not the one that was evaluated, or a results file is missing.
     """
-    results, train = (
-        folders.results,
-        folders.command("train.py", "--data-dir", "--output_dir", "--results-dir"),
-    )
+    results, evaluate = folders.results, folders.command("evaluate_model.py")
     labels = inspect(folders.model)
-    result = read_json(results / "eval_results_local.json", folders.evaluate)
-    training = read_json(results / "training_log.json", train)
+    result = read_json(results / "eval_results_local.json", evaluate)
+    training = read_json(results / "training_log.json", folders.command("train.py"))
     manifest, test = read_manifest(folders.data), read_split(folders.data, "test")
     # a model of the whole corpus was trained on millions of reviews: all but the test split
     train_ids = None if "test_parameters" in manifest else read_split(folders.data, "train").review_ids
     match_labels(labels, test.label_names, str(folders.model))
     weights, content = sha256_file(folders.model / WEIGHTS), manifest["splits"]["test"]["content_sha256"]
     tag = tag or f"v-{content[:8]}-{weights[:8]}"
+    pictures = {name: published for name, published in PICTURES.items() if (results / name).is_file()}
+    if CONFUSION not in pictures:
+        draw = folders.command("plot_results.py")
+        raise InputError(f"{results / CONFUSION} is missing; draw it with: {draw}")
     try:
         if training["model"]["files_sha256"][WEIGHTS] != weights:
+            train = folders.command("train.py")
             raise InputError(
                 f"training_log.json is of other weights than {folders.model}; train with: {train}"
             )
-        if result["model"]["weights_sha256"] != weights:
-            raise InputError(
-                f"eval_results_local.json is of other weights than {folders.model}; run: {folders.evaluate}"
-            )
-        if result["data"]["test_content_sha256"] != content:
-            raise InputError(
-                f"eval_results_local.json is of another split than {folders.data}; run: {folders.evaluate}"
-            )
-        for name, published in PICTURES.items():
-            if (results / name).is_file():
-                shutil.copyfile(results / name, staged / published)
-            elif name.startswith("confusion_matrix"):
-                draw = folders.command("plot_results.py", "--results-dir")
-                raise InputError(f"{results / name} is missing; draw it with: {draw}")
+        if (result["model"]["weights_sha256"], result["data"]["test_content_sha256"]) != (weights, content):
+            other = f"eval_results_local.json is of other weights than {folders.model} or another split than"
+            raise InputError(f"{other} {folders.data}; run: {evaluate}")
         baseline = _baseline(results / "eval_results_tfidf.json", content)
-        pictures = frozenset(path.name for path in staged.iterdir())
-        code = _code(training["git_commit"])
-        card = model_card.render(
-            repo, result, training, manifest, tag, baseline=baseline, pictures=pictures, code=code
-        )
+        extras = {"baseline": baseline, "pictures": pictures.values(), "code": _code(training["git_commit"])}
+        card = model_card.render(repo, tag, result, training, manifest, **extras)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise InputError(
-            f"a results file in {results} is of another version ({type(error).__name__}: {error}); "
-            f"make it again with: {folders.evaluate}"
-        ) from error
+        raise InputError(f"a file in {results} is of another version ({error!r}); run: {evaluate}") from error
     write_text(staged / "README.md", card)
     write_json(staged / "eval_results.json", result)
     write_json(staged / "split_manifest.json", model_card.split_manifest(manifest, test, train_ids))
-    for name in (*REQUIRED, *OPTIONAL):
-        if (folders.model / name).is_file():
-            (staged / name).symlink_to((folders.model / name).resolve())
+    files = {name: results / picture for picture, name in pictures.items()}
+    files |= {
+        name: folders.model / name for name in (*REQUIRED, *OPTIONAL) if (folders.model / name).is_file()
+    }
+    for name, path in files.items():
+        (staged / name).symlink_to(path.resolve())
     return tag
 
 
@@ -187,33 +170,34 @@ def push(repo: str, staged: Path, tag: str, chosen: bool, public: bool) -> dict[
     commit, changed = _commit(api, repo, staged)
     _set_tag(api, repo, tag, commit, chosen)
 
-    info = attempt(repo, lambda: api.model_info(repo, revision=tag))
-    wrong = _differences(api, repo, tag, staged)
+    info, wrong = (
+        attempt(repo, lambda: api.model_info(repo, revision=tag)),
+        _differences(api, repo, tag, staged),
+    )
     if info.sha != commit or wrong:
-        raise CheckFailed(f"{repo} at {tag} is not what was pushed: {wrong or info.sha}; run again")
-    log.info("%s: commit %s, tag %s, %d files verified", repo, commit, tag, len(list(staged.iterdir())))
+        raise CheckFailed(f"{repo} at {tag} is not what was pushed ({wrong or info.sha}); run again")
+    log.info("%s: commit %s, tag %s, every file verified", repo, commit, tag)
     if public and info.private:
         attempt(f"make {repo} public", lambda: api.update_repo_settings(repo, private=False))
-        info = attempt(repo, lambda: api.model_info(repo))
         log.info("%s is public from now on", repo)
     listed = attempt(repo, lambda: list(api.list_repo_tree(repo, revision=commit)), 1)
-    remote = {file.path: file for file in listed if isinstance(file, RepoFile)}
     return {
         "format": 1,
         "repo": repo,
         "url": f"{api.endpoint}/{repo}",
         "commit": commit,
         "tag": tag,
-        "visibility": "private" if info.private else "public",
+        "visibility": "public" if public else "private",
         "changed": changed,
         "files": {
-            path.name: {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-                "git_blob_sha1": remote[path.name].blob_id,
-                "lfs": remote[path.name].lfs is not None,
+            file.path: {
+                "bytes": file.size,
+                "sha256": sha256_file(staged / file.path),
+                "git_blob_sha1": file.blob_id,
+                "lfs": file.lfs is not None,
             }
-            for path in sorted(staged.iterdir())
+            for file in listed
+            if file.path != HUBS_OWN
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -234,20 +218,11 @@ def _check_access(api: HfApi, repo: str) -> ModelInfo | None:
         return attempt(repo, lambda: api.model_info(repo))
     identity = attempt("checking the token", api.whoami)
     owner, user = repo.partition("/")[0], identity["name"]
-    roles = {org["name"]: org.get("roleInOrg") for org in identity.get("orgs", [])} | {user: "admin"}
-    if owner not in roles:
+    if owner not in (user, *(org["name"] for org in identity.get("orgs", []))):
         raise InputError(f"--repo {repo}: the token is of {user}, who cannot write to {owner}")
-    access = identity.get("auth", {}).get("accessToken", {})
-    scopes = access.get("fineGrained", {}).get("scoped", [])
-    may_write = any(
-        scope.get("entity", {}).get("name") in (owner, repo) and "repo.write" in scope.get("permissions", [])
-        for scope in scopes
-    )
-    if "read" in (access.get("role"), roles[owner]) or (
-        access.get("role") == "fineGrained" and not may_write
-    ):
+    if identity.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise InputError(f"the token of {user} cannot write; make one with write access to {owner}")
-    return None
+    return None  # a token with finer rights is judged by the Hub when the repository is made
 
 
 def _differences(api: HfApi, repo: str, revision: str, staged: Path) -> list[str]:
@@ -271,27 +246,19 @@ def _commit(api: HfApi, repo: str, staged: Path) -> tuple[str, bool]:
     """
     parent, meddled = None, f"{repo} was changed by somebody else during the push; look at it and run again"
     for number in range(1, ATTEMPTS + 2):
-        head = str(attempt(repo, lambda: api.model_info(repo)).sha)
-        different = _differences(api, repo, head, staged)
-        if not different:
-            if parent is None:
-                log.info("%s holds this already: nothing to push", repo)
+        head = attempt(repo, lambda: api.model_info(repo)).sha
+        names = _differences(api, repo, head, staged)
+        if not names:
+            log.info("%s holds %s", repo, "this already: nothing to push" if parent is None else "all files")
             return head, parent is not None
         if parent not in (None, head):
             raise InputError(meddled)
         parent = head
-        log.info("%s: pushing %s", repo, ", ".join(different))
-        # made for each attempt, since an operation cannot be used twice
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(name, staged / name)
-            if (staged / name).exists()
-            else CommitOperationDelete(name)
-            for name in different
-        ]
-        try:
-            api.create_commit(
-                repo, operations, commit_message="Genre classifier and its evaluation", parent_commit=parent
-            )
+        log.info("%s: pushing %s", repo, ", ".join(names))
+        try:  # with new operations each time, since one cannot be used twice
+            add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
+            delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
+            api.create_commit(repo, [*add, *delete], commit_message=MESSAGE, parent_commit=parent)
         except Exception as error:
             if getattr(getattr(error, "response", None), "status_code", None) in (409, 412):
                 raise InputError(meddled) from error

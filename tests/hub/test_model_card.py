@@ -33,7 +33,7 @@ def of_real_reviews(documents: Documents) -> Documents:
 
 def test_the_metadata_says_what_was_measured(documents: Documents) -> None:
     result, log, manifest = of_real_reviews(documents)
-    card = ModelCard(render("ada/genres", result, log, manifest, "v1"))
+    card = ModelCard(render("ada/genres", "v1", result, log, manifest))
     data = card.data
     assert (data.pipeline_tag, data.base_model) == ("text-classification", "distilbert/distilbert-base-cased")
     assert (data.license, data.datasets) == ("apache-2.0", ["ucsd-goodreads"])
@@ -48,7 +48,7 @@ def test_the_metadata_says_what_was_measured(documents: Documents) -> None:
 
 
 def test_generated_reviews_are_neither_a_data_set_nor_a_model_index(documents: Documents) -> None:
-    card = ModelCard(render("ada/genres", *documents, "v1"))
+    card = ModelCard(render("ada/genres", "v1", *documents))
     assert card.data.datasets is card.data.eval_results is card.data.base_model is None
     assert "model-index" not in card.content
     assert "The reviews behind this model are generated" in card.content
@@ -60,12 +60,12 @@ def test_optional_parts_are_shown_where_they_exist(documents: Documents) -> None
     result.pop("subsets", None)
     options = {"pictures": frozenset({"training_loss.png"}), "code": "https://example.org/code"}
     parts = ("| baseline |", "Expected calibration error: 0.1250", "about | 9 | 0.5000", "training_loss.png")
-    plain = render("ada/genres", result, log, manifest, "v1")
+    plain = render("ada/genres", "v1", result, log, manifest)
     assert not any(part in plain for part in (*parts, "https://example.org/code"))
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     result["calibration"] = {"expected_calibration_error": 0.125}
     result["subsets"] = {"unseen_books": {"reviews": 9, "accuracy": interval}, "not_cut": None}
-    full = render("ada/genres", result, log, manifest, "v1", baseline=result, **options)
+    full = render("ada/genres", "v1", result, log, manifest, baseline=result, **options)
     assert all(part in full for part in (*parts, "https://example.org/code"))
     for text in (plain, full):  # no table is torn apart, and nothing is left of the template
         assert not re.search(r"\|\n\n\||{{|{%", text)
@@ -75,7 +75,7 @@ def test_optional_parts_are_shown_where_they_exist(documents: Documents) -> None
 def test_the_lines_that_load_it_run_on_a_review_longer_than_the_limit(
     documents: Documents, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = render("ada/genres", *documents, "v1")
+    text = render("ada/genres", "v1", *documents)
     found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert found
     shutil.copytree(trained / "model", tmp_path / "model")
@@ -92,8 +92,9 @@ def test_the_card_says_how_the_reviews_were_chosen() -> None:
         "the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the first 800 for training"
     )
     assert sampling_sentence({"parameters": everything, "test_parameters": sample_of}) == (
-        "all reviews of each genre for training but those whose id or text stands in the test split; "
-        "for that, of the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), the last 200"
+        "all reviews of each genre for training, without those whose id or text is in the test split; "
+        "the test split is, of the first 10,000 reviews of each genre, 1,000 of them drawn (seed 42), "
+        "the last 200"
     )
 
 
