@@ -95,23 +95,30 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     # a model of the whole corpus was trained on millions of reviews: all but the test split
     train_ids = None if "test_parameters" in manifest else read_split(folders.data, "train").review_ids
     match_labels(labels, test.label_names, str(folders.model))
-    weights, content = sha256_file(folders.model / WEIGHTS), manifest["splits"]["test"]["content_sha256"]
-    tag = tag or f"v-{content[:8]}-{weights[:8]}"
+    weights = sha256_file(folders.model / WEIGHTS)
+    contents = {name: entry["content_sha256"] for name, entry in manifest["splits"].items()}
+    tag = tag or f"v-{contents['test'][:8]}-{weights[:8]}"
     pictures = {name: published for name, published in PICTURES.items() if (results / name).is_file()}
     if CONFUSION not in pictures:
         draw = folders.command("plot_results.py")
         raise InputError(f"{results / CONFUSION} is missing; draw it with: {draw}")
     try:
-        if training["model"]["files_sha256"][WEIGHTS] != weights:
-            train = folders.command("train.py")
-            raise InputError(
-                f"training_log.json is of other weights than {folders.model}; train with: {train}"
-            )
-        if (result["model"]["weights_sha256"], result["data"]["test_content_sha256"]) != (weights, content):
-            other = f"eval_results_local.json is of other weights than {folders.model} or another split than"
-            raise InputError(f"{other} {folders.data}; run: {evaluate}")
-        baseline = _baseline(results / "eval_results_tfidf.json", content)
-        extras = {"baseline": baseline, "pictures": pictures.values(), "code": _code(training["git_commit"])}
+        log_of = training["model"]["files_sha256"][WEIGHTS], training["settings"]["train_content_sha256"]
+        result_of = result["model"]["weights_sha256"], result["data"]["test_content_sha256"]
+        for name, found, split, script in (
+            ("training_log.json", log_of, "train", "train.py"),
+            ("eval_results_local.json", result_of, "test", "evaluate_model.py"),
+        ):
+            if found != (weights, contents[split]):
+                other = (
+                    f"{name} is of other weights than {folders.model} or another split than {folders.data}"
+                )
+                raise InputError(f"{other}; run: {folders.command(script)}")
+        extras = {
+            "baseline": _baseline(results, contents["test"]),
+            "pictures": pictures.values(),
+            "code": _code(training["git_commit"]),
+        }
         card = model_card.render(repo, tag, result, training, manifest, **extras)
     except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise InputError(f"a file in {results} is of another version ({error!r}); run: {evaluate}") from error
@@ -127,12 +134,11 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     return tag
 
 
-def _baseline(path: Path, content: str) -> dict[str, Any] | None:
+def _baseline(results: Path, content: str) -> dict[str, Any] | None:
     """The baseline's results, if there are any on the same test split."""
-    if not path.is_file():
-        return None
-    baseline = read_json(path, "python evaluate_model.py --model tfidf")
-    return baseline if baseline["data"]["test_content_sha256"] == content else None
+    path = results / "eval_results_tfidf.json"
+    baseline = read_json(path, "python evaluate_model.py --model tfidf") if path.is_file() else None
+    return baseline if baseline and baseline["data"]["test_content_sha256"] == content else None
 
 
 def _code(commit: str | None) -> str:

@@ -212,7 +212,7 @@ def change_json(name: str, **values: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "fragment"),
     [
-        (other_weights, "training_log.json is of other weights than"),
+        (other_weights, "training_log.json is of other weights"),
         (lambda f: (f / "model" / "tokenizer.json").unlink(), "tokenizer.json"),
         (
             lambda f: (f / "model" / "model.safetensors").write_text("version https://git-lfs"),
