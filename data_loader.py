@@ -30,25 +30,14 @@ from goodreads.data.sampling import Parameters
 
 def table(manifest: dict[str, Any]) -> str:
     """The manifest's counts and report in a few lines."""
-    report = manifest["report"]
     lines = [f"{'genre':<24}{'read':>10}{'train':>10}{'test':>8}"]
     for genre, entry in manifest["read"].items():
         train, test = (manifest["splits"][name]["genres"][genre]["reviews"] for name in ("train", "test"))
         lines.append(f"{genre:<24}{entry['reviews_read']:>10}{train:>10}{test:>8}")
-    found = f"empty {report['empty_texts']}, very short {report['very_short_texts']}, "
-    if "test_parameters" in manifest:
-        found += (
-            f"held out by review_id {report['held_out_by_review_id']}, by text {report['held_out_by_text']}"
-        )
-    else:
-        found += (
-            f"exact duplicates {report['exact_duplicate_texts']}, train reviews also in test "
-            f"{report['train_reviews_also_in_test']} ({len(manifest['removed_train_review_ids'])} removed), "
-            f"books under several genres {report['book_ids_in_several_genres']}"
-        )
-    if bad := sum(len(entry["bad_lines"]) for entry in manifest["read"].values()):
-        found += f", bad lines left out {bad}"
-    return "\n".join([*lines, found])
+    counts = {**manifest["report"], "removed": len(manifest["removed_train_review_ids"])}
+    counts["bad_lines_left_out"] = sum(len(entry["bad_lines"]) for entry in manifest["read"].values())
+    found = (f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if type(n) is int)
+    return "\n".join([*lines, ", ".join(found)])
 
 
 def summary(manifest: dict[str, Any], output_dir: Path) -> dict[str, Any]:

@@ -4,11 +4,10 @@ import io
 import random
 import ssl
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from threading import Event
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import requests
 import urllib3
@@ -22,15 +21,12 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled each time, up to half of it taken off at random
 LONGEST_WAIT = 600.0  # seconds that a server may ask for by Retry-After
-LONGEST_TIMEOUT, MOST_RETRIES = 86_400, 10_000
 BUSY = {408, 429, 500, 502, 503, 504}
-USER_AGENT = "goodreads-genre-classifier/1 (python-requests)"
-PASSING = (  # what a new connection may cure
-    requests.ConnectionError,
-    requests.Timeout,
-    urllib3.exceptions.ProtocolError,
-    urllib3.exceptions.TimeoutError,
-    urllib3.exceptions.SSLError,
+HEADERS = {"User-Agent": "goodreads-genre-classifier/1 (python-requests)", "Accept-Encoding": "identity"}
+# what a new connection may cure, and what it cannot although requests calls it a ConnectionError
+PASSING = (
+    *(requests.ConnectionError, requests.Timeout),
+    *(urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError, urllib3.exceptions.SSLError),
 )
 FINAL = (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown)
 
@@ -51,18 +47,12 @@ class Limits:
     retries: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout <= LONGEST_TIMEOUT:
-            raise InputError(f"--timeout {self.timeout} is not between 1 and {LONGEST_TIMEOUT:,} seconds")
-        if not 0 <= self.retries <= MOST_RETRIES:
-            raise InputError(f"--retries {self.retries} is not between 0 and {MOST_RETRIES:,}")
+        if not (0 < self.timeout <= 86_400 and 0 <= self.retries <= 10_000):
+            raise InputError("--timeout takes 1 to 86400 seconds, and --retries 0 to 10000")
 
 
 class _Broken(Exception):
-    """A failure that may pass; ``after`` is how many seconds the server asks to wait."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
+    """A failure that may pass: the reason, and how many seconds the server asks to wait."""
 
 
 class Download(io.RawIOBase):
@@ -81,14 +71,9 @@ class Download(io.RawIOBase):
         """Connect at the first read; when ``stop`` is set, waits and reads end in an InputError."""
         self.url, self.position, self.retries = url, 0, 0
         self._stop, self._limits = stop, limits
-        self._version, self._size = "", -1  # strong ETag or else Last-Modified; bytes in all
         self._response: requests.Response | None = None
-        self._skip = 0  # bytes that are sent again
+        self._version, self._skip = "", 0  # strong ETag or else Last-Modified; bytes that are sent again
         self._failures, self._reached, self._complete = 0, 0, False
-
-    def readable(self) -> bool:
-        """Always true."""
-        return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read what has arrived, at least one byte unless the body has ended.
@@ -101,85 +86,65 @@ class Download(io.RawIOBase):
             if self._stop.is_set():
                 raise InputError(f"{self.url}: reading was stopped")
             try:
-                if self._response is None:
-                    self._connect()
-                    continue
-                # decoding is off: the file is gzip itself
-                chunk = self._response.raw.read1(
-                    min(len(view), self._skip or len(view)), decode_content=False
-                )
-            except _Broken as broken:
-                self._retry(broken)
+                chunk = self._read(len(view))
+            except InputError:
+                raise
             except Exception as error:
-                self._retry(self._judge(error))
-            else:
-                if not chunk and self._skip:
-                    raise InputError(f"{self.url} is shorter than what was read of it; run again")
-                self._complete = not chunk
-                if not self._skip:
-                    view[: len(chunk)] = chunk
-                    self.position += len(chunk)
-                    return len(chunk)
-                self._skip -= len(chunk)
+                self._retry(error if isinstance(error, _Broken) else self._judge(error))
+                continue
+            self._complete = not chunk
+            if not self._skip:
+                view[: len(chunk)] = chunk
+                self.position += len(chunk)
+                return len(chunk)
+            if not chunk:
+                raise InputError(f"{self.url} is shorter than what was read of it; run again")
+            self._skip -= len(chunk)
         return 0
 
     def close(self) -> None:
         """Hang up."""
-        self._hang_up()
+        if self._response is not None:
+            self._response.close()
         super().close()
 
-    def _hang_up(self) -> None:
-        if self._response is not None:
-            with suppress(Exception):  # it may be broken in any way
-                self._response.close()
-        self._response = None
+    def _read(self, most: int) -> bytes:
+        if self._response is None:
+            headers = HEADERS
+            if self.position:
+                guard = {"If-Range": self._version} if self._version else {}
+                headers = HEADERS | {"Range": f"bytes={self.position}-"} | guard
+            timeout = (CONNECT_TIMEOUT, self._limits.timeout)
+            self._response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
+            if self._ended(self._response):
+                return b""
+        # not decoded: the file is gzip itself
+        chunk: bytes = self._response.raw.read1(min(most, self._skip or most), decode_content=False)
+        return chunk
 
-    def _connect(self) -> None:
-        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        if self.position:
-            headers["Range"] = f"bytes={self.position}-"
-            headers |= {"If-Range": self._version} if self._version else {}
-        timeout = (CONNECT_TIMEOUT, self._limits.timeout)
-        self._response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
-        status, answer = self._response.status_code, self._response.headers
-        place = f"{self.url}: HTTP {status} {self._response.reason}"
+    def _ended(self, response: requests.Response) -> bool:
+        """Judge an answer; whether the body ends where we stand, because its Content-Length was too large."""
+        status, headers = response.status_code, response.headers
+        place = f"HTTP {status} {response.reason}"
         if status in BUSY:
-            raise _Broken(f"HTTP {status} {self._response.reason}", _seconds(answer.get("Retry-After", "")))
-        span, _, total = answer.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if status == 416 and self.position:
-            # the Content-Length was too large: the body ends here
-            self._complete = span.strip() == "*" and _number(total) == self.position
-            if not self._complete:
-                self._changed()
-        elif status not in (200, 206):
-            raise InputError(f"{place}; check --source")
-        else:
-            self._check_version(_number(total if status == 206 else answer.get("Content-Length", "")))
-            start = span.partition("-")[0]
-            if status == 206 and start != str(self.position):
-                raise InputError(
-                    f"{self.url}: asked from byte {self.position:,} and got {start or 'no range'}"
-                )
-            self._skip = self.position if status == 200 else 0
-
-    def _check_version(self, size: int) -> None:
-        """Compare the answer's version with that of earlier answers; where neither has one, the size."""
-        answer = self._response.headers if self._response is not None else {}
-        etag = answer.get("ETag", "")
+            raise _Broken(place, _seconds(headers.get("Retry-After", "")))
+        span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        if status == 416 and self.position and total == str(self.position):
+            return True
+        if status not in (200, 206) and not (status == 416 and self.position):
+            raise InputError(f"{self.url}: {place}; check --source")
         # a weak ETag says nothing about bytes
-        version = etag if etag and not etag.startswith("W/") else answer.get("Last-Modified", "")
-        resized = not version and -1 not in (size, self._size) and size != self._size
-        if self.position and (version != self._version or resized):
-            self._changed()
-        self._version, self._size = version, max(size, self._size)
-
-    def _changed(self) -> NoReturn:
-        raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
+        etag = headers.get("ETag", "")
+        version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+        if self.position and (status == 416 or version != self._version):
+            raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
+        if status == 206 and span.partition("-")[0] != str(self.position):
+            raise InputError(f"{self.url}: asked from byte {self.position:,} and got {span or 'no range'}")
+        self._version, self._skip = version, self.position if status == 200 else 0
+        return False
 
     def _judge(self, error: Exception) -> _Broken:
         """What to do about an exception of requests, urllib3, ssl or the socket; final ones are raised."""
-        if isinstance(error, InputError):
-            raise error
         root: BaseException = error
         while (cause := root.__cause__ or root.__context__) is not None:
             root = cause
@@ -190,29 +155,26 @@ class Download(io.RawIOBase):
         if not passing or isinstance(root, FINAL):
             advice = "check --source and the environment's settings of proxies and certificates"
             raise InputError(f"{self.url}: {reason}; {advice}") from error
-        return _Broken(reason)
+        return _Broken(reason, 0.0)
 
     def _retry(self, broken: _Broken) -> None:
-        """Wait before the next attempt, or give up."""
-        self._hang_up()
+        """Hang up, and wait before the next attempt, or give up."""
+        if self._response is not None:
+            self._response.close()
+        self._response = None
         self._failures = 1 if self.position > self._reached else self._failures + 1
         self._reached = self.position
         self.retries += 1
-        place = f"{self.url}: {broken} at byte {self.position:,}"
+        reason, after = broken.args
+        place = f"{self.url}: {reason} at byte {self.position:,}"
         if self._failures > self._limits.retries:
             times = "once" if self._failures == 1 else f"{self._failures} times"
             raise InputError(f"{place}, {times}; check the network and --source, then run again") from broken
-        if broken.after > LONGEST_WAIT:
-            raise InputError(f"{place}; the server asks to come back in {broken.after:,.0f} s") from broken
+        if after > LONGEST_WAIT:
+            raise InputError(f"{place}; the server asks to come back in {after:,.0f} s") from broken
         pause = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        pause = max(pause, broken.after)
-        log.warning("%s; trying again in %.1f s", place, pause)
-        self._stop.wait(pause)
-
-
-def _number(text: str) -> int:
-    """A header's number; -1 where it is none."""
-    return int(text) if text.isdecimal() and len(text) < 19 else -1
+        log.warning("%s; trying again in %.1f s", place, max(pause, after))
+        self._stop.wait(max(pause, after))
 
 
 def _seconds(retry_after: str) -> float:

@@ -4,9 +4,10 @@ import math
 import random
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, get_type_hints
 from urllib.parse import urlsplit
 
 from goodreads.common.errors import InputError
@@ -18,6 +19,10 @@ from goodreads.data.review_parser import Review, TolerantParser
 
 MOST = 1 << 53  # JSON readers keep whole numbers exact up to here
 MOST_DRAWN = 10_000_000  # per genre: more than any file has, and what memory holds
+RANGES = (
+    *(("head", 1, MOST), ("per_genre", 1, MOST_DRAWN), ("train_per_genre", 1, MOST_DRAWN)),
+    *(("seed", 0, MOST), ("max_bad_lines", 0, MOST)),
+)
 Row = dict[str, Any]  # one row of a split, with the columns of split_store.SCHEMA
 
 
@@ -53,14 +58,11 @@ class Parameters:
     test_split: str = ""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("head", 1, MOST), ("per_genre", 1, MOST_DRAWN), ("train_per_genre", 1, MOST_DRAWN),
-            ("seed", 0, MOST), ("max_bad_lines", 0, MOST),
-        ):  # fmt: skip
+        for name, low, high in RANGES:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise InputError(f"{_option(name)} {value} is not between {low} and {high:,}")
-        if "://" in self.source and "@" in self.source.partition("://")[2].partition("/")[0]:
+                raise InputError(f"{_option(name)} {value} is not between {low} and {high}")
+        if "://" in self.source and "@" in urlsplit(self.source).netloc:
             raise InputError("--source holds a user name, which would be published; put it into ~/.netrc")
         if self.per_genre is None or self.train_per_genre is None:
             if self.per_genre != self.train_per_genre:
@@ -87,35 +89,26 @@ class Parameters:
         Raises:
             InputError: it does not hold parameters, or some that this version does not know.
         """
-        kinds: dict[str, tuple[type, ...]] = {
-            "source": (str,), "genres": (list,), "head": (int, type(None)), "per_genre": (int, type(None)),
-            "train_per_genre": (int, type(None)), "seed": (int,), "drop_duplicates": (bool,),
-            "allow_fewer": (bool,), "max_bad_lines": (int,), "test_split": (str,),
-        }  # fmt: skip
+        kinds = get_type_hints(cls) | {"genres": list}
         if not isinstance(document, dict):
-            raise InputError(f"{where} has no parameters")
+            raise InputError(f"{where} holds no parameters")
         for name, value in document.items():
-            if type(value) not in kinds.get(name, ()):
+            if not isinstance(value, kinds.get(name, ())):
                 raise InputError(f"{where} has a parameter that this version cannot read: {name} {value!r}")
-        values = dict(document)
-        if "genres" in values:
-            values["genres"] = tuple(parse_genres(",".join(map(str, values["genres"]))))
-        return cls(**values)
+        genres = parse_genres(",".join(map(str, document.get("genres", GENRES))))
+        return cls(**{**document, "genres": tuple(genres)})
 
-    def options(self) -> str:
-        """The options of data_loader.py that ask for these parameters, quoted for a shell."""
-        words = []
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value == item.default or item.default is MISSING or item.name == "test_split":
+    def command(self, output_dir: Path) -> str:
+        """The command that makes a data folder with these parameters, quoted for a shell."""
+        words = ["python", "data_loader.py", "--output-dir", str(output_dir)]
+        for name, value in asdict(self).items():
+            default = getattr(type(self), name)
+            if value == default or (name == "train_per_genre" and value is None):
                 continue
-            if item.name == "train_per_genre" and value is None:
-                continue
-            words.append(_option(item.name))
-            if not isinstance(value, bool):
-                text = ",".join(value) if isinstance(value, tuple) else "all" if value is None else value
-                words.append(shlex.quote(str(text)))
-        return " ".join(words)
+            text = ",".join(value) if name == "genres" else "all" if value is None else str(value)
+            option = "--test-from" if name == "test_split" else _option(name)
+            words += [option] if value is True else [option, "FOLDER" if name == "test_split" else text]
+        return shlex.join(words)
 
     def check_published(self) -> None:
         """Refuse a source that somebody else's manifest must not choose: a folder of this machine, say.
@@ -194,15 +187,13 @@ class Sample:
 
     Attributes:
         lines: lines read.
-        bytes: compressed bytes read.
+        read: the genre's entry in the manifest.
         reviews: the sampled reviews in draw order; None where the line was bad and is tolerated.
-        bad_lines: messages on those.
     """
 
     lines: int
-    bytes: int
+    read: dict[str, Any]
     reviews: list[Review | None]
-    bad_lines: list[str]
 
 
 def sample_genres(parameters: Parameters, limits: Limits) -> dict[str, Sample]:
@@ -213,22 +204,17 @@ def sample_genres(parameters: Parameters, limits: Limits) -> dict[str, Sample]:
     """
     source, size = Source(parameters.source, limits), parameters.per_genre or 0
     if parameters.head is None:
-        samples = read_genres(source, parameters.genres, partial(_sample_whole, parameters))
-        for genre, sample in samples.items():
-            _check_count(genre, sample.lines, parameters)
-        return samples
+        return read_genres(source, parameters.genres, partial(_sample_whole, parameters))
+    counts = dict.fromkeys(parameters.genres, parameters.head)
+    samples: dict[str, Sample] = {}
+    drawn: dict[str, list[int]] = {}
     # a file that ends before --head changes what is drawn from it and from the genres after it: those are
     # read a second time, now with the counts known
-    counts = dict.fromkeys(parameters.genres, parameters.head)
-    drawn: dict[str, list[int]] = {}
-    samples = {}
     while drawn != (wanted := draw_indices(counts, size, parameters.seed)):
         stale = [genre for genre in parameters.genres if drawn.get(genre) != wanted[genre]]
         drawn = wanted
         samples |= read_genres(source, stale, partial(_sample_head, parameters, drawn))
-        for genre in stale:
-            _check_count(genre, samples[genre].lines, parameters)
-            counts[genre] = samples[genre].lines
+        counts = {genre: samples[genre].lines for genre in parameters.genres}
     return {genre: samples[genre] for genre in parameters.genres}
 
 
@@ -248,9 +234,10 @@ def _sample_head(parameters: Parameters, drawn: Mapping[str, list[int]], file: R
 
 
 def _parsed(file: ReviewFile, kept: dict[int, bytes], parameters: Parameters) -> Sample:
+    _check_count(file.genre, file.count, parameters)
     parser = TolerantParser(file.name, parameters.max_bad_lines)
     reviews = [parser.parse(line, index) for index, line in kept.items()]
-    return Sample(file.count, file.bytes_read, reviews, parser.problems)
+    return Sample(file.count, file.manifest_entry(parser.problems), reviews)
 
 
 def _check_count(genre: str, count: int, parameters: Parameters) -> None:

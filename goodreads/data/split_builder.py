@@ -12,23 +12,11 @@ import pyarrow as pa
 from goodreads.common.errors import InputError
 from goodreads.common.files import atomic_files, locked, sha256_lines, write_json
 from goodreads.common.progress import log
-from goodreads.data.full_corpus import REPORTED, HeldOut, write_corpus
+from goodreads.data import split_store as store
+from goodreads.data.full_corpus import write_corpus
 from goodreads.data.resumable_http import Limits
 from goodreads.data.review_files import Source, read_genres
 from goodreads.data.sampling import Parameters, sample_genres, train_and_test
-from goodreads.data.split_store import (
-    FORMAT,
-    SHORT_WORDS,
-    damaged_file,
-    duplicates_report,
-    leaked_rows,
-    made_here,
-    read_manifest,
-    read_split,
-    split_entry,
-    split_files,
-    write_rows,
-)
 
 
 def build_split(
@@ -60,34 +48,23 @@ def build_split(
     if test_from is not None:
         parameters = replace(parameters, test_split=_test_split(test_from, output_dir, parameters))
     # a folder that holds the split already need not be writable
-    if not force and (manifest := _existing(parameters, output_dir, quiet=True)) is not None:
+    if not force and (manifest := _existing(parameters, output_dir)[0]) is not None:
         return manifest
     with locked(output_dir):
-        if not force and (manifest := _existing(parameters, output_dir)) is not None:
-            return manifest
-        old = made_here(output_dir)
-        for name in ("manifest.json", *split_files(output_dir)):
-            if name not in old and (output_dir / name).exists():
-                raise InputError(
-                    f"{output_dir / name} is in the way, and data_loader.py did not make it; "
-                    "move it away, or name another --output-dir"
-                )
+        if not force:
+            manifest, problem = _existing(parameters, output_dir)  # another run may have made it meanwhile
+            if manifest is not None:
+                return manifest
+            if problem:
+                log.warning("rebuilding: %s", problem)
+        foreign, old = store.foreign_and_own_files(output_dir)
+        if foreign:
+            raise InputError(
+                f"{output_dir / min(foreign)} is in the way, and data_loader.py did not make it; "
+                "move it away, or name another --output-dir"
+            )
         with atomic_files(output_dir) as new:
-            (new / "train").mkdir()
-            limits = limits or Limits()
-            if test_from is None:
-                made = _sampled(parameters, limits, new)
-            else:
-                made = _everything(parameters, limits, test_from, new)
-            manifest = {
-                "format": FORMAT,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "parameters": parameters.as_json(),
-                "labels": sorted(parameters.genres),
-                **made,
-                "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
-            }
-            write_json(new / "manifest.json", manifest)
+            manifest = _write(parameters, limits or Limits(), test_from, new)
             for shard in (new / "train").iterdir():
                 (output_dir / "train").mkdir(exist_ok=True)
                 shard.replace(output_dir / "train" / shard.name)
@@ -99,44 +76,34 @@ def build_split(
     return manifest
 
 
-def _existing(parameters: Parameters, output_dir: Path, quiet: bool = False) -> dict[str, Any] | None:
-    """The manifest of the split that stands in the folder; None if there is none or a damaged one.
+def _existing(parameters: Parameters, output_dir: Path) -> tuple[dict[str, Any] | None, str]:
+    """The manifest of the split that stands in the folder, or None and what is wrong with it.
 
     Raises:
         InputError: it was made with other parameters.
     """
     if not (output_dir / "manifest.json").exists():
-        return None
-    problem: str | None
+        return None, ""
     try:
-        manifest = read_manifest(output_dir)
-        was, now = manifest["parameters"], parameters.as_json()
-        changed = [f"{key} was {was[key]!r}, is {now[key]!r}" for key in was if was[key] != now[key]]
-        if changed:
-            raise _OtherParameters(
-                f"{output_dir} holds a split made with other parameters: {'; '.join(changed)}; "
-                "--force replaces it, or name another --output-dir"
-            )
-        problem = damaged_file(output_dir, manifest)
-    except _OtherParameters:
-        raise
+        manifest = store.read_manifest(output_dir)
     except InputError as error:
-        problem = str(error)
-    if problem is None:
-        log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
-        return manifest
-    if not quiet:
-        log.warning("rebuilding: %s", problem)
-    return None
-
-
-class _OtherParameters(InputError):
-    pass
+        return None, str(error)
+    was = Parameters.from_json(manifest["parameters"], "the manifest").as_json()
+    now = parameters.as_json()
+    if changed := [f"{key} was {was[key]!r}, is {now[key]!r}" for key in now if was[key] != now[key]]:
+        raise InputError(
+            f"{output_dir} holds a split made with other parameters: {'; '.join(changed)}; "
+            "--force replaces it, or name another --output-dir"
+        )
+    if problem := store.damaged_file(output_dir, manifest):
+        return None, problem
+    log.info("%s holds this split already, checked against its manifest; --force rebuilds it", output_dir)
+    return manifest, ""
 
 
 def _test_split(test_from: Path, output_dir: Path, parameters: Parameters) -> str:
     """The hash of the test split that is held out, after the checks that need no download."""
-    manifest = read_manifest(test_from)
+    manifest = store.read_manifest(test_from)
     if manifest["labels"] != sorted(parameters.genres):
         raise InputError(f"--test-from {test_from} is of other genres: {', '.join(manifest['labels'])}")
     if output_dir.exists() and output_dir.samefile(test_from):
@@ -145,76 +112,78 @@ def _test_split(test_from: Path, output_dir: Path, parameters: Parameters) -> st
     return content
 
 
-def _read_entry(file: str, lines: int, size: int, bad_lines: list[str]) -> dict[str, Any]:
-    return {"file": file, "reviews_read": lines, "bytes_read": size, "bad_lines": bad_lines}
+def _write(parameters: Parameters, limits: Limits, test_from: Path | None, folder: Path) -> dict[str, Any]:
+    """Write all files of a split into ``folder``; the manifest."""
+    (folder / "train").mkdir()
+    if test_from is None:
+        made = _sampled(parameters, limits, folder)
+    else:
+        made = _everything(parameters, limits, test_from, folder)
+    manifest = {
+        "format": store.FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "parameters": parameters.as_json(),
+        "labels": sorted(parameters.genres),
+        **made,
+        "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
 
 
 def _sampled(parameters: Parameters, limits: Limits, folder: Path) -> dict[str, Any]:
-    """Write the sampled train and test split into ``folder``; their part of the manifest."""
-    samples, source = sample_genres(parameters, limits), Source(parameters.source)
+    """Write the sampled train and test split; their part of the manifest."""
+    samples = sample_genres(parameters, limits)
     train, test = train_and_test(samples, parameters)
-    report, removed = duplicates_report(train, test), []
+    report, removed = store.duplicates_report(train, test), []
     if parameters.drop_duplicates:
-        leaked = leaked_rows(train, test)
-        gone = {id(row) for row in leaked}
+        leaked = store.leaked_rows(train, test)
+        removed, gone = [row["review_id"] for row in leaked], {id(row) for row in leaked}
         train = [row for row in train if id(row) not in gone]
-        removed = [row["review_id"] for row in leaked]
         log.info("--drop-duplicates: removed %d train reviews that stand in the test split", len(removed))
     splits = {"train": train, "test": test}
     return {
-        "read": {
-            genre: _read_entry(source.describe(genre), sample.lines, sample.bytes, sample.bad_lines)
-            for genre, sample in samples.items()
-        },
+        "read": {genre: sample.read for genre, sample in samples.items()},
         "report": report,
         "removed_train_review_ids": removed,
-        "splits": {name: split_entry(rows, parameters.genres) for name, rows in splits.items()},
+        "splits": {name: store.split_entry(rows, parameters.genres) for name, rows in splits.items()},
         "files": {
-            f"{name}.parquet": write_rows(folder / f"{name}.parquet", rows) for name, rows in splits.items()
+            f"{name}.parquet": store.write_rows(folder / f"{name}.parquet", splits[name]) for name in splits
         },
     }
 
 
 def _everything(parameters: Parameters, limits: Limits, test_from: Path, folder: Path) -> dict[str, Any]:
     """Write all reviews that the test split of ``test_from`` does not hold, and a copy of that split."""
-    test, origin = read_split(test_from, "test"), read_manifest(test_from)
-    content = (test_from / "test.parquet").read_bytes()
-    (folder / "test.parquet").write_bytes(content)
-    held_out, labels = HeldOut(test), sorted(parameters.genres)
+    test, origin = store.read_split(test_from, "test"), store.read_manifest(test_from)
+    (folder / "test.parquet").write_bytes((test_from / "test.parquet").read_bytes())
+    held_out = frozenset(test.review_ids), frozenset(text for text in test.texts if text.strip())
+    labels, head, tolerated = sorted(parameters.genres), parameters.head, parameters.max_bad_lines
     # Arrow's own pool keeps more of what eight threads have freed
     pa.set_memory_pool(pa.system_memory_pool())
-    source = Source(parameters.source, limits)
     genres = read_genres(
-        source,
+        Source(parameters.source, limits),
         parameters.genres,
         lambda file: write_corpus(
-            file,
-            parameters.head,
-            held_out,
-            parameters.max_bad_lines,
-            labels.index(file.genre),
-            folder / "train",
+            file, head, held_out, tolerated, labels.index(file.genre), folder / "train"
         ),
     )
     files = {name: entry for corpus in genres.values() for name, entry in corpus.files.items()}
+    reported = ("empty_texts", "very_short_texts", "held_out_by_review_id", "held_out_by_text")
+    report = {name: sum(corpus.counts[name] for corpus in genres.values()) for name in reported}
+    train = {
+        "content_sha256": sha256_lines(entry["sha256"] for entry in files.values()),
+        "genres": {genre: {"reviews": corpus.counts["train"]} for genre, corpus in genres.items()},
+    }
     return {
-        "read": {
-            genre: _read_entry(source.describe(genre), corpus.lines, corpus.bytes, corpus.bad_lines)
-            for genre, corpus in genres.items()
-        },
+        "read": {genre: corpus.read for genre, corpus in genres.items()},
         "report": {
-            **{name: sum(getattr(corpus, name) for corpus in genres.values()) for name in REPORTED},
-            "very_short_means_fewer_words_than": SHORT_WORDS,
+            **report,
+            "very_short_means_fewer_words_than": store.SHORT_WORDS,
             "train_reviews_also_in_test": 0,
         },
         "removed_train_review_ids": [],
-        "splits": {
-            "train": {
-                "content_sha256": sha256_lines(entry["sha256"] for entry in files.values()),
-                "genres": {genre: {"reviews": corpus.train} for genre, corpus in genres.items()},
-            },
-            "test": origin["splits"]["test"],
-        },
+        "splits": {"train": train, "test": origin["splits"]["test"]},
         "files": {**files, "test.parquet": origin["files"]["test.parquet"]},
         "test_parameters": origin.get("test_parameters", origin["parameters"]),
     }

@@ -6,7 +6,6 @@
 
 import hashlib
 import re
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,17 +20,9 @@ from goodreads.common.files import read_json, sha256_file, sha256_lines
 from goodreads.data.sampling import Parameters, Row
 
 FORMAT = 1
-SCHEMA = pa.schema(
-    [
-        ("review_id", pa.string()),
-        ("book_id", pa.string()),
-        ("user_id", pa.string()),
-        ("genre", pa.string()),
-        ("label", pa.int64()),
-        ("text", pa.string()),
-        ("rating", pa.int64()),
-    ]
-)
+NUMBERS = ("label", "rating")
+ORDER = ("review_id", "book_id", "user_id", "genre", "label", "text", "rating")
+SCHEMA = pa.schema([(name, pa.int64() if name in NUMBERS else pa.string()) for name in ORDER])
 SHORT_WORDS = 3  # a text with fewer words is reported as very short
 NAMES = re.compile(r"(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
 Entry = dict[str, Any]  # rows, bytes and SHA-256 of a file
@@ -58,13 +49,8 @@ class Split:
 
     def select(self, rows: Sequence[int]) -> "Split":
         """The split of these rows."""
-        return Split(
-            [self.review_ids[i] for i in rows],
-            [self.book_ids[i] for i in rows],
-            [self.texts[i] for i in rows],
-            [self.labels[i] for i in rows],
-            self.label_names,
-        )
+        ids, books, texts = ([c[i] for i in rows] for c in (self.review_ids, self.book_ids, self.texts))
+        return Split(ids, books, texts, [self.labels[i] for i in rows], self.label_names)
 
 
 @dataclass(frozen=True)
@@ -91,47 +77,32 @@ class ShardedSplit:
 # reading
 
 
-def rebuild_command(data_dir: Path, manifest: dict[str, Any] | None = None) -> str:
-    """The command that makes a data folder again, with the options that its manifest knows."""
-    options = ""
-    if manifest:
-        parameters = Parameters.from_json(manifest["parameters"], "the manifest")
-        options = parameters.options() + (" --test-from FOLDER" if parameters.per_genre is None else "")
-    return f"python data_loader.py --output-dir {shlex.quote(str(data_dir))} {options}".rstrip()
-
-
 def read_manifest(data_dir: Path) -> dict[str, Any]:
     """The manifest of a data folder; raises InputError if it is missing, damaged or of another format."""
-    path, again = data_dir / "manifest.json", rebuild_command(data_dir)
+    path, again = data_dir / "manifest.json", Parameters().command(data_dir)
     manifest = read_json(path, again)
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}; make it again with: {again} --force")
     try:
-        files, labels = manifest["files"], manifest["labels"]
         Parameters.from_json(manifest["parameters"], str(path))
-        complete = (
-            isinstance(manifest["read"], dict)
-            and isinstance(manifest["report"], dict)
-            and isinstance(manifest["removed_train_review_ids"], list)
-            and all(isinstance(manifest["splits"][name]["genres"], dict) for name in ("train", "test"))
-            and all(isinstance(manifest["splits"][name]["content_sha256"], str) for name in ("train", "test"))
-            and isinstance(labels, list)
-            and all(isinstance(label, str) for label in labels)
-            and all(NAMES.fullmatch(name) for name in files)
-            and all({"rows", "bytes", "sha256"} <= entry.keys() for entry in files.values())
-            and "test.parquet" in files
-            and train_files(manifest)
-        )
+        files, splits, genres = manifest["files"], manifest["splits"], {*manifest["read"]}
+        strings = [*manifest["labels"], *(entry["sha256"] for entry in files.values())]
+        strings += [splits[name]["content_sha256"] for name in ("train", "test")]
+        usable = "test.parquet" in files and len(files) > 1 and all(map(NAMES.fullmatch, files))
+        usable &= all(isinstance(text, str) for text in strings)
+        usable &= all({*splits[name]["genres"]} == genres for name in ("train", "test"))
+        usable &= isinstance(manifest["report"], dict)
+        usable &= isinstance(manifest["removed_train_review_ids"], list)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is incomplete ({error}); make it again with: {again} --force") from error
-    if not complete:
-        raise InputError(f"{path} is not a manifest of reviews; make it again with: {again} --force")
+    if not usable:
+        raise InputError(f"{path} describes no split; make it again with: {again} --force")
     return manifest
 
 
 def train_files(manifest: dict[str, Any]) -> list[str]:
     """Names of the train split's files: ``train.parquet``, or its shards in order."""
-    return [name for name in manifest["files"] if name == "train.parquet" or name.startswith("train/")]
+    return [name for name in manifest["files"] if name != "test.parquet"]
 
 
 def damaged_file(
@@ -159,7 +130,8 @@ def _checked(data_dir: Path, name: str) -> tuple[dict[str, Any], list[str]]:
     manifest = read_manifest(data_dir)
     files = train_files(manifest) if name == "train" else ["test.parquet"]
     if problem := damaged_file(data_dir, manifest, files):
-        raise InputError(f"{problem}; rebuild it with: {rebuild_command(data_dir, manifest)}")
+        again = Parameters.from_json(manifest["parameters"], "the manifest").command(data_dir)
+        raise InputError(f"{problem}; rebuild it with: {again}")
     return manifest, files
 
 
@@ -170,13 +142,11 @@ def read_split(data_dir: Path, name: str) -> Split:
         InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
     manifest, files = _checked(data_dir, name)
-    wanted = ["review_id", "book_id", "text", "label"]
-    tables = []
+    wanted, tables = ["review_id", "book_id", "text", "label"], []
     for path in (data_dir / file for file in files):
         with path.open("rb") as file:  # Arrow itself opens no path that is not UTF-8
             tables.append(pq.read_table(file, schema=SCHEMA, columns=wanted))
-    table = pa.concat_tables(tables)
-    ids, books, texts, labels = (table[column].to_pylist() for column in wanted)
+    ids, books, texts, labels = (pa.concat_tables(tables)[column].to_pylist() for column in wanted)
     return Split(ids, books, texts, labels, manifest["labels"])
 
 
@@ -185,9 +155,8 @@ def read_train(data_dir: Path) -> Split | ShardedSplit:
     if train_files(read_manifest(data_dir)) == ["train.parquet"]:
         return read_split(data_dir, "train")
     manifest, files = _checked(data_dir, "train")
-    return ShardedSplit(
-        {data_dir / name: manifest["files"][name]["sha256"] for name in files}, manifest["labels"]
-    )
+    shards = {data_dir / name: manifest["files"][name]["sha256"] for name in files}
+    return ShardedSplit(shards, manifest["labels"])
 
 
 def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
@@ -213,10 +182,10 @@ def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
 # writing
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> Entry:
+def write_rows(path: Path, rows: list[Row]) -> Entry:
     """Write a Parquet file of the rows; its entry for the manifest."""
     with path.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
     return file_entry(path, len(rows))
 
 
@@ -230,41 +199,33 @@ def split_entry(rows: Sequence[Row], genres: Sequence[str]) -> dict[str, Any]:
     ids: dict[str, list[str]] = {genre: [] for genre in genres}
     for row in rows:
         ids[row["genre"]].append(row["review_id"])
+    counts = {g: {"reviews": len(ids[g]), "review_ids_sha256": sha256_lines(ids[g])} for g in genres}
     columns = ([row[name] for row in rows] for name in ("review_id", "label", "text"))
-    return {
-        "content_sha256": content_sha256(*columns),
-        "genres": {
-            genre: {"reviews": len(values), "review_ids_sha256": sha256_lines(values)}
-            for genre, values in ids.items()
-        },
-    }
+    return {"content_sha256": content_sha256(*columns), "genres": counts}
 
 
 def content_sha256(review_ids: Sequence[str], labels: Sequence[int], texts: Sequence[str]) -> str:
     """A hash of what a split says, whatever file it stands in: ids, labels and the hash of each text."""
+    rows = zip(review_ids, labels, texts, strict=True)
     return sha256_lines(
-        f"{review_id}\t{label}\t{hashlib.sha256(text.encode()).hexdigest()}"
-        for review_id, label, text in zip(review_ids, labels, texts, strict=True)
+        f"{i}\t{label}\t{hashlib.sha256(text.encode()).hexdigest()}" for i, label, text in rows
     )
 
 
-def made_here(folder: Path) -> set[str]:
-    """Names of the files of a split that this program wrote into a folder.
+def foreign_and_own_files(folder: Path) -> tuple[set[str], set[str]]:
+    """Names of the files that stand in the way of a split: those of others, and those of an earlier split.
 
-    Those that a manifest names, or, where there is none or a damaged one, those with the columns of a split.
+    The latter are what a manifest names or, where there is none or a damaged one, what has a split's columns.
     """
+    paths = [folder / "manifest.json", *folder.glob("*.parquet"), *(folder / "train").glob("*.parquet")]
+    names = {path.relative_to(folder).as_posix() for path in paths if path.exists()}
+    names = {name for name in names if name == "manifest.json" or NAMES.fullmatch(name)}
     try:
-        return {"manifest.json", *read_manifest(folder)["files"]}
+        own = {"manifest.json", *read_manifest(folder)["files"]}
     except InputError:
-        made = {name for name in split_files(folder) if _has_schema(folder / name)}
-        return made | {"manifest.json"} if made else made
-
-
-def split_files(folder: Path) -> list[str]:
-    """Names of the files in a folder that are called like those of a split."""
-    paths = [*folder.glob("*.parquet"), *(folder / "train").glob("*.parquet")]
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return [name for name in names if NAMES.fullmatch(name)]
+        own = {name for name in names if name != "manifest.json" and _has_schema(folder / name)}
+        own |= {"manifest.json"} if own else set()
+    return names - own, own
 
 
 def _has_schema(path: Path) -> bool:
