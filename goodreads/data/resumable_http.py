@@ -116,6 +116,7 @@ class Download(io.RawIOBase):
                 headers = HEADERS | {"Range": f"bytes={self.position}-"} | guard
             timeout = (CONNECT_TIMEOUT, self._limits.timeout)
             self._response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
+            self._skip = 0
             if self._ended(self._response):
                 return b""
         # not decoded: the file is gzip itself
@@ -140,7 +141,8 @@ class Download(io.RawIOBase):
             raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
         if status == 206 and span.partition("-")[0] != str(self.position):
             raise InputError(f"{self.url}: asked from byte {self.position:,} and got {span or 'no range'}")
-        self._version, self._skip = version, self.position if status == 200 else 0
+        self._version = version
+        self._skip = self.position if status == 200 else 0
         return False
 
     def _judge(self, error: Exception) -> _Broken:
