@@ -1,4 +1,4 @@
-# Scores the model in model/ on the test split in data/, both baked in; needs no network.
+# An image that holds model/ and the test split in data/, and scores the one on the other without a network.
 #   docker build -t goodreads-eval-local .
 #   docker run --rm -v "$(pwd)/results:/app/results" goodreads-eval-local
 # The target "train" trains instead; docs/containers.md has the commands, and what each step is for.
@@ -19,7 +19,8 @@ RUN grep -v -e '^matplotlib=' -e '^seaborn=' requirements.txt > needed.txt \
         --constraint constraints.txt --requirement needed.txt
 COPY docker/slim.py ./
 RUN python slim.py /opt/venv \
-    && /opt/venv/bin/python -c "import accelerate, datasets, evaluate, sklearn.metrics, torch, transformers.trainer"
+    && /opt/venv/bin/python -c "import accelerate, datasets, evaluate, scipy.stats, torch, transformers.trainer; \
+        import sklearn.feature_extraction.text, sklearn.linear_model, sklearn.metrics"
 
 FROM ${PYTHON_IMAGE} AS runtime
 COPY --from=venv /opt/venv /opt/venv
@@ -47,11 +48,11 @@ RUN chmod -R u=rwX,go=rX recipes train.py
 USER 10001:10001
 ENTRYPOINT ["python", "train.py", "--output_dir", "results/model"]
 
-# COPY of a folder that is missing fails with a message about checksums; this one says what to do
+# if a folder is missing, COPY fails with a message about checksums; this stage says what to do
 FROM ${PYTHON_IMAGE} AS baked
 COPY . /context
 WORKDIR /context
-RUN [ -f model/model.safetensors ] \
+RUN ls model/*.safetensors > /dev/null 2>&1 \
     || { echo "model/ holds no trained model: train first, with: python train.py" >&2; exit 1; }; \
     [ -f data/manifest.json ] && [ -f data/test.parquet ] \
     || { echo "data/ holds no test split: make it first, with: python data_loader.py" >&2; exit 1; }; \

@@ -1,9 +1,10 @@
-"""Take out of a virtual environment what running the scripts never needs, then compile the rest.
+"""Remove from a virtual environment what running the scripts never needs, then compile the rest.
 
     python docker/slim.py /opt/venv        # a step of Dockerfile and Dockerfile.eval
 
-Headers, the packages' own tests and build tools go. Bytecode is compiled without a time stamp to compare:
-an image's files do not change, and a copied layer may carry other times. Standard library only.
+Headers, the packages' own tests and build tools go. docs/containers.md says what to do when a removal is one
+too many. Bytecode is compiled without time stamps: an image's files do not change, and copying a layer may
+change theirs. Standard library only.
 """
 
 import compileall
@@ -19,13 +20,13 @@ NOT_NEEDED = (
     "torch/test",
     "torch/include",
     "torch/share",
-    "torch/bin/[!t]*",  # what stays is torch_shm_manager, whose absence torch takes for a broken installation
+    "torch/bin/[!t]*",  # torch_shm_manager stays: without it torch reports a broken installation
     "torch/bin/test_*",
     "torch/lib/*test*",
     "**/*.a",
     "pyarrow/include",
     "pyarrow/src",
-    "pyarrow/*flight*",  # clients of Arrow's RPC and of S3
+    "pyarrow/*flight*",  # clients for Arrow's RPC and for S3
     "pyarrow/*s3*",
     "numpy/_core/include",
     "**/*.h",
@@ -39,11 +40,11 @@ NOT_NEEDED = (
     "pip-*",
 )
 
-KEPT = ("nvidia", "triton")  # of the CUDA builds, which compile for the GPU at run time
+KEPT = ("nvidia", "triton")  # CUDA builds compile with their headers at run time
 
 
 def main() -> None:
-    """Remove, compile, and say what was gained."""
+    """Remove, compile, and print the sizes."""
     (packages,) = Path(sys.argv[1]).glob("lib/python3.*/site-packages")
     before = size(packages)
     for pattern in NOT_NEEDED:
