@@ -21,6 +21,7 @@ sample: $(VENV)/installed ## the whole pipeline on generated reviews and a Hub o
 sample-hub: export HF_ENDPOINT = $(shell cat sample/hub/url)
 sample-hub: export HF_TOKEN_PATH = sample/hub/token
 sample-hub: export HF_HOME = sample/hub/home
+sample-hub: export HF_HUB_DISABLE_XET = 1
 sample-hub: export NO_PROXY = 127.0.0.1
 sample-hub:
 	$(RUN) push_to_hub.py --repo you/goodreads-genres --model sample/model $(SAMPLE)

@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on 127.0.0.1, with faults on demand: `make sample` and the tests publish to it.
 
 The unmodified huggingface_hub client talks to it through HF_ENDPOINT. It serves what this project uses of the
-Hub's HTTP API for model repositories, and forgets them when it ends. Standard library only.
+Hub's HTTP API for model repositories, but not its xet storage (set HF_HUB_DISABLE_XET=1), and forgets the
+repositories when it ends. Standard library only.
 
     python tools/loopback_hub.py --root DIR --user ada --token-file FILE
 """
@@ -572,7 +573,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with LoopbackHub(options.root, {token: Token(options.user)}) as hub:
-        print(f"HF_ENDPOINT={hub.url}", flush=True)
+        print(f"HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1", flush=True)  # for the client's environment
         if options.url_file:
             part = options.url_file.with_name(f"{options.url_file.name}.part")
             part.write_text(hub.url)

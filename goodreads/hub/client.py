@@ -128,7 +128,8 @@ def reason(error: Exception) -> str:
             return f"the Hub at {address} cannot be reached ({type(link).__name__}: {link})"
     if isinstance(error, UNREADABLE):
         return f"what answers at {constants.ENDPOINT} is not the Hub (a proxy or a login page in between?)"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    kind = "" if isinstance(error, errors.HFValidationError | OSError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -49,6 +49,7 @@ def render(
         autoescape=False,  # Markdown
     )
     base = training["settings"]["model_name_or_path"]
+    base_on_hub = base != SCRATCH and MODEL_ID.fullmatch(base) and not Path(base).is_dir()
     rows = {name: entry["rows"] for name, entry in manifest["files"].items()}
     return environment.get_template("model_card.md").render(
         {"baseline": None, "pictures": (), "code": None} | optional,
@@ -59,8 +60,8 @@ def render(
         parameters=manifest["parameters"],
         generated=manifest["parameters"]["source"] == "sample",
         scratch=base == SCRATCH,
-        base=base if MODEL_ID.fullmatch(base) else Path(base).name,
-        base_on_hub=base != SCRATCH and MODEL_ID.fullmatch(base),
+        base=base if base_on_hub else Path(base).name,
+        base_on_hub=base_on_hub,
         genre_names=GENRES,
         sampling=sampling_sentence(manifest),
         train_reviews=f"{sum(rows.values()) - rows['test.parquet']:,}",

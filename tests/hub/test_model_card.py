@@ -54,6 +54,20 @@ def test_generated_reviews_are_neither_a_data_set_nor_a_model_index(documents: D
     assert "The reviews behind this model are generated" in card.content
 
 
+def test_a_base_model_in_a_folder_is_not_taken_for_one_of_the_hub(
+    documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, log, manifest = of_real_reviews(documents)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for base in ("models/mine", str(tmp_path / "models" / "mine")):
+        log["settings"]["model_name_or_path"] = base
+        card = ModelCard(render("ada/genres", "v1", result, log, manifest))
+        assert card.data.base_model is None
+        assert "`mine`, fine-tuned" in card.content
+        assert str(tmp_path) not in card.content
+
+
 def test_optional_parts_are_shown_where_they_exist(documents: Documents) -> None:
     result, log, manifest = documents
     result.pop("calibration", None)

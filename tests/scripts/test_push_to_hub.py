@@ -327,7 +327,7 @@ def test_a_full_disk_while_downloading_is_one_line(place: Place) -> None:
 
 def test_after_kills_at_random_moments_a_last_run_completes_the_push(place: Place) -> None:
     rng = random.Random(11)
-    for _ in range(10):
+    for _ in range(8):
         with subprocess.Popen(
             command("push_to_hub.py", "--repo", REPO, "--data-dir", place.data),
             cwd=place.folder,
