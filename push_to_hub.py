@@ -12,6 +12,7 @@ a push that broke off is simply run again. Writes hub_push.json.
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 from goodreads.common.cli import Parser, run
@@ -25,6 +26,8 @@ def main() -> None:
         raise InputError("no repository: give --repo user/name or set HF_REPO")
     if options.repo.count("/") != 1 or not all(options.repo.split("/")):
         raise InputError(f"--repo {options.repo} is not of the form user/name")
+    if options.tag and not re.fullmatch(r"\w[\w.+-]*", options.tag):
+        raise InputError(f"--tag {options.tag!r}: a tag is made of letters, digits, '.', '_', '+' and '-'")
     from goodreads.hub.publish import Folders, publish
 
     folders = Folders(options.model, options.data_dir, options.results_dir)

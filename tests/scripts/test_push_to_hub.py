@@ -194,6 +194,14 @@ def test_a_token_file_a_fine_grained_token_and_hf_repo_serve_too(place: Place, t
     place.one_right_commit()
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--repo", "genres"), ("--repo", "/x"), ("--tag", "v 1"), ("--tag", "a..b/")]
+)
+def test_a_name_that_cannot_be_is_refused_first(place: Place, arguments: tuple[str, str]) -> None:
+    assert_one_line_error(place.push(*arguments), " ".join(arguments[:1]))
+    assert place.hub.requests == []
+
+
 def other_weights(folder: Path) -> None:
     path = folder / "model" / "model.safetensors"
     tensors = load_file(path)
