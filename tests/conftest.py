@@ -10,9 +10,10 @@ from filelock import FileLock
 
 from tests.helpers import QUICK, ROOT, SMALL, run_script, succeeded
 
-# before any test imports a library that would read or write the user's own caches
+# before any test imports a library: leave the user's caches alone, and share the cores among the workers
 _caches = tempfile.TemporaryDirectory(prefix="goodreads-tests-")
 os.environ |= {"HF_HOME": f"{_caches.name}/hf", "MPLCONFIGDIR": f"{_caches.name}/mpl", "MPLBACKEND": "agg"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 

@@ -36,9 +36,10 @@ def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 def test_no_more_threads_than_cpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)  # as under docker run --cpus 1
+    torch.set_num_threads(4)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)  # as under docker run --cpus 2
     machine.limit_threads()
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
 

@@ -58,6 +58,7 @@ class World:
     ) -> list[str]:
         """The engine's arguments for a hardened run with the options ``before`` before the image's name."""
         own = shlex.split(os.environ.get("IMAGE_RUN_ARGS", ""))
+        own += ["-e", f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"]  # batches depend on it
         options = ["run", *own, *HARDENED.split(), "--network", network, *before, image]
         return [*options, *map(str, arguments)]
 
