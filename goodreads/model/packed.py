@@ -1,12 +1,10 @@
 """Reviews without padding: a micro-batch is one row of concatenated reviews. For DistilBERT.
 
-Attention runs within each review: on a GPU through jagged nested tensors (fused kernels, with dropout, in
-float32 too), on a CPU in a loop over the reviews. The last layer computes [CLS] alone, since the classifier
-reads nothing else. Logits and gradients are those of padded batches; on a GPU ``choose_layout`` checks that
-before the packed path is used.
+Attention runs within each review: on a GPU in one fused kernel for all of them, on a CPU in a loop. The last
+layer computes [CLS] alone, since the classifier reads nothing else. Logits and gradients are those of padded
+batches; on a GPU ``choose_layout`` checks that before packed batches are used.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -33,20 +31,18 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # 
 
 
 @dataclass(frozen=True)
-class Reviews:
+class Spans:
     """Where reviews begin and end in a row of tokens.
 
     Attributes:
         lengths: tokens per review.
-        offsets: for jagged attention, int64 of shape (reviews + 1,) on the device.
+        longest: of them.
+        offsets: int32 of shape (reviews + 1,), on the device.
     """
 
     lengths: list[int]
+    longest: int
     offsets: torch.Tensor
-
-    def first(self, n: int) -> "Reviews":
-        """The first n of them."""
-        return Reviews(self.lengths[:n], self.offsets[: n + 1])
 
 
 @dataclass(frozen=True)
@@ -54,25 +50,23 @@ class Packing:
     """The layout of one micro-batch, handed through the model to its attention.
 
     Attributes:
-        reviews: n of them; the filler is cut into further ones behind them.
-        n: number of true reviews.
-        cls: int64 of shape (rows,), the place of each [CLS]; rows above n repeat the first.
-        cls_rows: the n [CLS] as reviews of one token.
-        jagged: whether attention uses jagged nested tensors.
+        everything: the n reviews, and the filler behind them cut into pieces.
+        reviews: the n reviews alone.
+        firsts: the n [CLS], each a review of one token.
+        places: int64 of shape (rows,), where each [CLS] stands; rows above n repeat the first.
     """
 
-    reviews: Reviews
-    n: int
-    cls: torch.Tensor
-    cls_rows: Reviews
-    jagged: bool
+    everything: Spans
+    reviews: Spans
+    firsts: Spans
+    places: torch.Tensor
 
 
 class Packed:
     """The layout of packed micro-batches, for a model that ``enable`` was called with."""
 
-    def __init__(self, filler: int, jagged: bool) -> None:
-        self.filler, self.jagged = filler, jagged
+    def __init__(self, filler: int) -> None:
+        self.filler = filler
 
     def split(self, lengths: Lengths, sizes: Sizes) -> list[list[int]]:
         """Micro-batches of about the same number of tokens."""
@@ -100,8 +94,10 @@ class Packed:
         ]
         # one copy to the device for all of them
         flat = to_device(torch.from_numpy(np.concatenate(parts, dtype=np.int64)), device)
-        ids, positions, ends, ones, cls, labels = flat.split([len(part) for part in parts])
-        packing = Packing(Reviews(lengths, ends), n, cls, Reviews([1] * n, ones), self.jagged)
+        ids, positions, ends, ones, places, labels = flat.split([len(part) for part in parts])
+        ends, ones = ends.int(), ones.int()
+        everything, own = Spans(lengths, longest, ends), Spans(lengths[:n], longest, ends[: n + 1])
+        packing = Packing(everything, own, Spans([1] * n, 1, ones), places)
         return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels, "packing": packing}
 
 
@@ -136,35 +132,58 @@ def attention(
         )
         return padded
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    reviews, jagged = packing.reviews, packing.jagged
-    return _attend(query, key, value, reviews, reviews, dropout, scaling, jagged)[None], None
+    spans = packing.everything
+    return _attend(query, key, value, spans, spans, dropout, scaling)[None], None
 
 
 def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    queries: Reviews,
-    keys: Reviews,
+    queries: Spans,
+    keys: Spans,
     dropout: float,
     scaling: float | None,
-    jagged: bool,
 ) -> torch.Tensor:
     """Attention of each review's queries to its own keys; tensors of shape (tokens, heads, width)."""
+    if query.device.type != "cpu":
+        return _fused(query, key, value, queries, keys, dropout, scaling)
     attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    if jagged:
-        nested = [
-            torch.nested.nested_tensor_from_jagged(
-                tensor, reviews.offsets, min_seqlen=1, max_seqlen=max(reviews.lengths)
-            ).transpose(1, 2)
-            for tensor, reviews in ((query, queries), (key, keys), (value, keys))
-        ]
-        return attend(*nested).transpose(1, 2).values()
     parts = [
         attend(*(tensor.transpose(0, 1)[None] for tensor in review))
         for review in zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths))
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    queries: Spans,
+    keys: Spans,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """The same in one kernel.
+
+    torch's public ways to these kernels do not serve: ``torch.nn.attention.varlen`` has no dropout, and
+    jagged nested tensors, which call the kernels as here, cost the host about 4 ms per layer and step.
+    """
+    spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if half and (not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)):
+        found = torch.ops.aten._flash_attention_forward(
+            query, key, value, *spans, dropout, False, False, scale=scaling
+        )
+        attended: torch.Tensor = found[0]
+        return attended
+    rows = (tensor[None] for tensor in (query, key, value))
+    found = torch.ops.aten._efficient_attention_forward(
+        *rows, None, *spans, dropout, 0, query.requires_grad, scale=scaling
+    )
+    attended = found[0][0]
+    return attended
 
 
 def _last_layer(
@@ -178,19 +197,17 @@ def _last_layer(
     if packing is None:
         padded: torch.Tensor = type(block).forward(block, hidden_states, attention_mask, **kwargs)
         return padded
-    layer, n = block.attention, packing.n
-    used = sum(packing.reviews.lengths[:n])
-    first = hidden_states[0].index_select(0, packing.cls)
+    layer, n, used = block.attention, len(packing.reviews.lengths), sum(packing.reviews.lengths)
+    first = hidden_states[0].index_select(0, packing.places)
     heads = (layer.n_heads, -1)
     attended = _attend(
         layer.q_lin(first)[:n].unflatten(-1, heads),
         layer.k_lin(hidden_states)[0, :used].unflatten(-1, heads),
         layer.v_lin(hidden_states)[0, :used].unflatten(-1, heads),
-        packing.cls_rows,
-        packing.reviews.first(n),
+        packing.firsts,
+        packing.reviews,
         layer.dropout.p if block.training else 0.0,
         layer.scaling,
-        packing.jagged,
     ).flatten(1)
     attended = functional.pad(attended, (0, 0, 0, len(first) - n))
     first = block.sa_layer_norm(layer.out_lin(attended) + first)
@@ -233,11 +250,9 @@ def choose_layout(
     if type(model) is not DistilBertForSequenceClassification:
         return padded
     cpu = model.device.type == "cpu"
-    packed = Packed(padded.values["input_ids"], jagged=not cpu)
+    packed = Packed(padded.values["input_ids"])
     enable(model)
     if (not cpu if check is None else check) and len(reviews):
-        # torch 2.13 warns at each first use of nested tensors that one of its own functions was renamed
-        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         if problem := find_problem(model, padded, packed, reviews, autocast):
             log.warning("packed batches do not work here (%s): reviews are padded instead", problem)
             disable(model)

@@ -58,7 +58,6 @@ def expected(reviews: TokenizedReviews) -> Any:
     return logits_and_gradients(tiny_distilbert(), PADDED, reviews, ANY)
 
 
-@pytest.mark.parametrize("jagged", [False, True])
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -71,17 +70,17 @@ def expected(reviews: TokenizedReviews) -> Any:
     ids=["one batch", "by tokens", "by reviews", "fixed sizes", "much filler"],
 )
 def test_logits_and_gradients_are_those_of_padded_batches(
-    reviews: TokenizedReviews, expected: Any, sizes: Sizes, jagged: bool
+    reviews: TokenizedReviews, expected: Any, sizes: Sizes
 ) -> None:
     model = tiny_distilbert()
     enable(model)
-    assert_same(model, Packed(0, jagged), reviews, sizes, expected)
+    assert_same(model, Packed(0), reviews, sizes, expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_company_of_a_review_changes_nothing(reviews: TokenizedReviews, expected: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    model, layout = tiny_distilbert(), Packed(0, jagged=False)
+    model, layout = tiny_distilbert(), Packed(0)
     enable(model)
     for part in np.array_split(rng.permutation(len(reviews)), 5):
         sizes = Sizes(10**6, 99, (int(rng.integers(1, 9_000)),), 7)
@@ -100,11 +99,10 @@ def test_a_model_for_packed_batches_still_takes_padded_ones(reviews: TokenizedRe
     assert "packed" not in str(model.config.to_dict())
 
 
-@pytest.mark.parametrize("jagged", [False, True])
-def test_attention_has_dropout_in_training_alone(reviews: TokenizedReviews, jagged: bool) -> None:
+def test_attention_has_dropout_in_training_alone(reviews: TokenizedReviews) -> None:
     model = tiny_distilbert(attention_dropout=0.5)
     enable(model)
-    inputs = Packed(0, jagged).inputs(reviews, [0, 1, 4], ANY, "cpu")
+    inputs = Packed(0).inputs(reviews, [0, 1, 4], ANY, "cpu")
     del inputs["labels"]
     first, second = (model.train()(**inputs).logits for _ in range(2))
     assert not torch.equal(first, second)
@@ -116,7 +114,27 @@ def test_recomputed_activations_give_the_same_gradients(reviews: TokenizedReview
     model = tiny_distilbert()
     model.activation_checkpointing_enable()
     enable(model.train())
-    assert_same(model, Packed(0, jagged=False), reviews, Sizes(2_048, 99), expected)
+    assert_same(model, Packed(0), reviews, Sizes(2_048, 99), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_of_a_gpu_take_what_they_are_given(reviews: TokenizedReviews, dtype: torch.dtype) -> None:
+    """Shapes and arguments alone, on torch's meta device: the two operators are not public."""
+    model = tiny_distilbert(dropout=0.1).to("meta").to(dtype).train()
+    enable(model)
+    inputs = Packed(0).inputs(reviews, [0, 3, 4], Sizes(9_000, 9, (9_000,), 6), "meta")
+    del inputs["labels"]
+    logits = model(**inputs).logits
+    assert logits.shape == (6, 8) and logits.dtype == dtype
+    if dtype == torch.bfloat16:  # the other's backward pass has no meta version
+        logits.sum().backward()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_takes_packed_batches(reviews: TokenizedReviews, dtype: torch.dtype) -> None:
+    model: Any = tiny_distilbert().cuda().to(dtype)
+    assert isinstance(choose_layout(model, Tokenizer(), reviews), Packed)  # type: ignore[arg-type]
 
 
 def leak(*arguments: Any) -> Any:
