@@ -36,7 +36,7 @@ class TokenizedReviews:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self.labels: NDArray[np.int64] = np.array(table.column("label"))
+        self.labels: NDArray[np.int64] = np.array(table.column("label").to_numpy())
         self.names = [name for name in table.column_names if name != "label"]
         # per record batch and column the flat values, and where each review begins in them; no copies
         self._values: dict[str, list[NDArray[np.int32]]] = {}
