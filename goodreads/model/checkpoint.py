@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from goodreads.common.errors import CheckFailed, InputError
-from goodreads.common.files import atomic_folder, read_json, sha256_file
+from goodreads.common.files import LOCK, atomic_folder, read_json, sha256_file
 from goodreads.common.progress import log
 from goodreads.model import scratch_model
 
@@ -124,7 +124,7 @@ def check_replaceable(folder: Path) -> None:
     """Raise InputError if saving to ``folder`` would replace anything but a model."""
     if folder.is_dir():
         shards = {path.name for path in folder.glob("model-*-of-*.safetensors")}
-        foreign = sorted({path.name for path in folder.iterdir()} - {*REQUIRED, *OPTIONAL, *shards})
+        foreign = sorted({path.name for path in folder.iterdir()} - {*REQUIRED, *OPTIONAL, *shards, LOCK})
         if foreign:
             raise InputError(
                 f"--output_dir {folder} holds {foreign[0]}, not a model file; name another folder"

@@ -62,7 +62,7 @@ def test_any_classifier_of_transformers_is_trained_scored_and_published(kind: st
     texts = ["", "unknown words", *TEXTS, " ".join(TEXTS)]
     ids = [str(i) for i in range(len(texts))]
     reviews = tokenize_split(
-        Split(ids, texts, [i % 3 for i in range(len(texts))], LABELS), tokenizer, 12, tmp_path
+        Split(ids, ids, texts, [i % 3 for i in range(len(texts))], LABELS), tokenizer, 12, tmp_path
     )
     plan = plan_batches(6, None, 1, "cpu")
     arguments = TrainingArguments(
