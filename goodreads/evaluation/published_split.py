@@ -1,0 +1,61 @@
+"""The split that a published model was scored on, found or rebuilt from its ``split_manifest.json``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from goodreads.common.errors import InputError
+from goodreads.common.files import read_json
+from goodreads.common.progress import log
+from goodreads.data.genres import parse_genres
+from goodreads.data.protocol import Parameters
+from goodreads.data.review_files import UCSD
+from goodreads.data.split_store import content_sha256, read_split
+
+TRUSTED = (UCSD, "sample")  # a stranger's manifest may name no other place to read from
+
+
+def published_split(
+    model: Path,
+    data_dir: Path,
+    rebuilt: Path,
+    source: str | None,
+    build_split: Callable[[Parameters, Path], dict[str, Any]],
+) -> Path:
+    """The data folder with the split that a published model's ``split_manifest.json`` names.
+
+    Args:
+        model: folder of the fetched model.
+        data_dir: used if it holds that split.
+        rebuilt: made from the split's source otherwise.
+        source: read instead of the source that the manifest names.
+
+    Raises:
+        InputError: the model has no usable split manifest, its source is not one to read from unasked, or
+            that no longer has those reviews.
+    """
+    published = read_json(model / "split_manifest.json", "push_to_hub.py")
+    try:
+        parameters, expected = dict(published["parameters"]), published["content_sha256"]["test"]
+        parameters["genres"] = tuple(parse_genres(",".join(parameters["genres"])))
+        parameters["source"] = source or str(parameters["source"])
+        wanted = Parameters(**parameters)
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
+    if (data_dir / "manifest.json").exists():
+        split = read_split(data_dir, "test")
+        if content_sha256(split.review_ids, split.labels, split.texts) == expected:
+            return data_dir
+        log.warning("%s holds another split than the model's; rebuilding it from %s", data_dir, wanted.source)
+    if not source and wanted.source not in TRUSTED:
+        raise InputError(
+            f"the model's split was made from {wanted.source}, which is not read because a repository says "
+            "so; name a folder that holds the split (--data-dir) or where to read the reviews (--source)"
+        )
+    manifest = build_split(wanted, rebuilt)
+    if manifest["splits"]["test"]["content_sha256"] != expected:
+        raise InputError(
+            f"{wanted.source} no longer yields the reviews that the model was tested on; "
+            "evaluate on a kept split with --data-dir"
+        )
+    return rebuilt
