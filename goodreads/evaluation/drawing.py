@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
 
+from goodreads.common.errors import InputError
 from goodreads.common.files import atomic_files, locked, read_json
 from goodreads.common.progress import log
 from goodreads.evaluation import figures
@@ -25,7 +26,11 @@ def draw_all(
     made: dict[str, Figure] = {}
     path = results_dir / "training_log.json"
     if path.exists():
-        made["training_loss"] = figures.training_curve(read_json(path, "python train.py"), _kind(evaluations))
+        record = read_json(path, "python train.py")
+        try:
+            made["training_loss"] = figures.training_curve(record, _kind(evaluations))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{path} is not a log of train.py ({type(error).__name__}: {error})") from error
     else:
         log.warning("%s is missing, so training_loss is not drawn; train.py writes it", path)
     copies = [evaluations[name] for name in ("local", "hub") if name in evaluations]

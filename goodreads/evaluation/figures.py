@@ -69,7 +69,7 @@ def training_curve(record: Document, data: str) -> "Figure":
                 if any(key in row for row in rows):
                     place.plot(*_column(rows, key), style, color=color, ms=4, lw=1.2, label=label)
         for place, name in zip(axes, ("loss", "accuracy")):
-            low, high = place.dataLim.intervaly
+            low, high = place.dataLim.intervaly if place.lines else (0.0, 1.0)
             middle, half = (low + high) / 2, max(0.65 * (high - low), 0.1)  # no axis of a thousandth
             limits = (0, 1.08 * high) if name == "loss" else (max(0, middle - half), min(1, middle + half))
             place.axvline(saved["epoch"], color=GREY, lw=0.8, ls=(0, (1, 2)), label="Saved")

@@ -72,6 +72,8 @@ def read(results_dir: Path, name: str) -> dict[str, Any]:
         good &= all(math.isfinite(row[key]) for row in rows for key in ("precision", "recall", "f1"))
         good &= all(isinstance(document[key], str) for key in ("dtype", "predictions_sha256", "created"))
         good &= isinstance(document["model"]["source"], str) and isinstance(document["data"]["source"], str)
+        bins = document["calibration"]["bins"] if "calibration" in document else []
+        good &= all(math.isfinite(entry[key]) for entry in bins for key in ("low", "reviews", "accuracy"))
         good &= document["data"]["reviews"] > 0 and "weights_sha256" in document["model"]
     except (KeyError, TypeError, ValueError):
         good = False

@@ -1,8 +1,14 @@
-"""evaluate_model.py and plot_results.py, run as a user runs them."""
+"""evaluate_model.py as a user runs it, with models in folders and on a Hub."""
 
 import json
+import math
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +18,32 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers import assert_one_line_error, run_script, succeeded, temporary_files
+from tests.conftest import Once
+from tests.helpers import (
+    ROOT,
+    SMALL,
+    Result,
+    assert_one_line_error,
+    command,
+    environment,
+    run_main,
+    run_script,
+    succeeded,
+    temporary_files,
+)
+from tools.loopback_hub import LoopbackHub, Token
 
-PNG = b"\x89PNG\r\n\x1a\n"
+TOKEN, REPO = "hf_writeSECRET", "ada/genres"
+FILES = ("classification_report_{}.txt", "errors_{}.md", "eval_results_{}.json", "predictions_{}.parquet")
+BIG = (
+    "import sys; from goodreads.data import split_store as splits\n"
+    "from goodreads.model.checkpoint import save\n"
+    "from transformers import AutoModelForSequenceClassification as Auto, AutoTokenizer, DistilBertConfig\n"
+    "names = splits.read_manifest(splits.Path(sys.argv[2]))['labels']\n"
+    "labels = {'id2label': dict(enumerate(names)), 'label2id': {n: i for i, n in enumerate(names)}}\n"
+    "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+    "save(splits.Path('model'), Auto.from_config(DistilBertConfig(**labels)), tokenizer)\n"
+)
 
 
 def results(folder: Path, name: str = "local") -> dict[str, Any]:
@@ -22,13 +51,32 @@ def results(folder: Path, name: str = "local") -> dict[str, Any]:
     return document
 
 
+def closing(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return document
+
+
 def copy_of(trained: Path, folder: Path) -> Path:
     return Path(shutil.copytree(trained / "model", folder / "model"))
 
 
-def edit_config(model: Path, **changes: Any) -> None:
+def rename_labels(model: Path, names: list[str]) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | changes))
+    config |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(model: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(model / "model.safetensors")
+    change(tensors)
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_bias(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["classifier.bias"][0] = value
+
+    return change
 
 
 def test_the_results_files_agree_with_the_split_and_each_other(trained: Path, small_data: Path) -> None:
@@ -43,17 +91,22 @@ def test_the_results_files_agree_with_the_split_and_each_other(trained: Path, sm
     assert matrix.dtype == np.float32
     assert (matrix.argmax(axis=1) == predictions["prediction"].to_numpy()).all()
     labels = test["label"].to_numpy()
-    accuracy = (matrix.argmax(axis=1) == labels).mean()
-    assert document["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+    right = matrix.argmax(axis=1) == labels
+    assert document["metrics"]["accuracy"]["value"] == pytest.approx(right.mean())
     loss = torch.nn.functional.cross_entropy(torch.tensor(matrix), torch.tensor(labels)).item()
     assert document["metrics"]["loss"]["value"] == pytest.approx(loss, rel=1e-5)
-    for entry in document["metrics"].values():
-        assert entry["low"] <= entry["value"] <= entry["high"]
-    assert np.array(document["confusion_matrix"]).sum() == 160
-    assert np.diag(document["confusion_matrix"]).sum() == round(accuracy * 160)
+    assert np.diag(document["confusion_matrix"]).sum() == right.sum()
     report = (trained / "results" / "classification_report_local.txt").read_text()
     assert "Mystery/Thriller/Crime" in report
-    assert f"{accuracy:.4f}" in report
+    assert f"{right.mean():.4f}" in report
+    books = set(pq.read_table(small_data / "train.parquet")["book_id"].to_pylist())
+    unseen = np.array([book not in books for book in test["book_id"].to_pylist()])
+    found = document["subsets"]["unseen_books"]
+    assert (found["reviews"], found["accuracy"]["value"]) == (
+        unseen.sum(),
+        pytest.approx(right[unseen].mean()),
+    )
+    assert 0 < document["subsets"]["not_cut"]["reviews"] < 160
 
 
 def test_the_logits_are_those_of_one_review_at_a_time(trained: Path, small_data: Path) -> None:
@@ -64,25 +117,31 @@ def test_the_logits_are_those_of_one_review_at_a_time(trained: Path, small_data:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     predictions = pq.read_table(trained / "results" / "predictions_local.parquet").to_pylist()
     texts = pq.read_table(small_data / "test.parquet")["text"].to_pylist()
-    for i in range(0, 160, 7):
+    whole = 0
+    for i in range(160):
+        whole += len(tokenizer(texts[i])["input_ids"]) <= 64
+        if i % 7:
+            continue
         inputs = tokenizer(texts[i], truncation=True, max_length=64, return_tensors="pt")
         with torch.inference_mode():
             expected = model(**inputs).logits[0].numpy()
         found = [v for k, v in predictions[i].items() if k.startswith("logit_")]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert results(trained / "results")["subsets"]["not_cut"]["reviews"] == whole
 
 
 def test_permuted_labels_are_matched_by_name(tmp_path: Path, trained: Path, small_data: Path) -> None:
     model = copy_of(trained, tmp_path)
-    config = json.loads((model / "config.json").read_text())
     order = [3, 0, 7, 1, 2, 6, 5, 4]  # new id -> old id
-    names = [config["id2label"][str(i)] for i in order]
-    edit_config(model, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
-    tensors = load_file(model / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
-        tensors[name] = tensors[name][order].clone()
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    result = succeeded(run_script("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path))
+    names = results(trained / "results")["labels"]
+    rename_labels(model, [names[i] for i in order])
+
+    def permute(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("classifier.weight", "classifier.bias"):
+            tensors[name] = tensors[name][order].clone()
+
+    edit_weights(model, permute)
+    result = succeeded(run_main("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path))
     assert "matched by name" in result.stderr
     mine, original = results(tmp_path / "results"), results(trained / "results")
     assert [order[i] for i in mine["label_permutation"]] == list(range(8))
@@ -90,13 +149,71 @@ def test_permuted_labels_are_matched_by_name(tmp_path: Path, trained: Path, smal
     assert mine["confusion_matrix"] == original["confusion_matrix"]
 
 
-def test_foreign_labels_are_refused(tmp_path: Path, trained: Path, small_data: Path) -> None:
-    model = copy_of(trained, tmp_path)
-    names = [f"LABEL_{i}" for i in range(8)]
-    edit_config(model, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
-    result = run_script("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path)
-    assert_one_line_error(result, "LABEL_0", "are not the data's", "poetry")
+@pytest.mark.parametrize("kind", ["pairs", "file", "human names"])
+def test_a_label_map_scores_a_model_with_other_label_names(
+    tmp_path: Path, trained: Path, small_data: Path, kind: str
+) -> None:
+    original, model = results(trained / "results"), copy_of(trained, tmp_path)
+    slugs, names = original["labels"], [f"LABEL_{i}" for i in range(8)]
+    rename_labels(model, names)
+    arguments = ("--data-dir", small_data, "--name", "mapped")
+    result = run_main("evaluate_model.py", *arguments, cwd=tmp_path)
+    assert_one_line_error(result, "LABEL_0", "poetry", "--label-map LABEL_0=children,...")
     assert not (tmp_path / "results").exists()
+    extra: tuple[str, ...] = ("--label-map", ",".join(f"{n}={s}" for n, s in zip(names, slugs)))
+    if kind == "file":
+        (tmp_path / "map=1.json").write_text(json.dumps(dict(zip(names, slugs))))
+        extra = ("--label-map", "map=1.json")
+    elif kind == "human names":
+        human = "Children|Comics & Graphic|fantasy, paranormal|History and Biography|Mystery/Thriller/Crime"
+        rename_labels(model, [*human.replace("and", "&").split("|"), "POETRY", "romance", "Young-Adult"])
+        extra = ()
+    succeeded(run_main("evaluate_model.py", *arguments, *extra, cwd=tmp_path))
+    assert results(tmp_path / "results", "mapped")["metrics"] == original["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("LABEL_9=poetry", "has no label 'LABEL_9', but children, comics_graphic"),
+        ("children=poetry", "its labels (poetry,"),
+        ("none.json", "--label-map none.json cannot be read"),
+        ("children=", "does not name a genre for each label"),
+        (".", "--label-map . cannot be read"),
+    ],
+)
+def test_a_wrong_label_map_gets_one_line(
+    tmp_path: Path, trained: Path, small_data: Path, text: str, fragment: str
+) -> None:
+    arguments = ("--model", trained / "model", "--data-dir", small_data, "--label-map", text)
+    assert_one_line_error(run_main("evaluate_model.py", *arguments, cwd=tmp_path), fragment)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_leaves_the_results_untouched(
+    tmp_path: Path, trained: Path, small_data: Path, value: float
+) -> None:
+    shutil.copytree(trained / "results", tmp_path / "results")
+    edit_weights(copy_of(trained, tmp_path), set_bias(value))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    result = run_main("evaluate_model.py", "--data-dir", small_data, "--force", cwd=tmp_path)
+    assert_one_line_error(result, "not finite", code=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_another_model_replaces_results_only_with_force(
+    tmp_path: Path, trained: Path, small_data: Path
+) -> None:
+    shutil.copytree(trained / "results", tmp_path / "results")
+    before = results(tmp_path / "results")
+    edit_weights(copy_of(trained, tmp_path), set_bias(0.5))
+    result = run_main("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path)
+    assert_one_line_error(result, "eval_results_local.json is of another model (model, weights", "--force")
+    assert "scoring" not in result.stderr
+    assert results(tmp_path / "results") == before
+    succeeded(run_main("evaluate_model.py", "--data-dir", small_data, "--force", cwd=tmp_path))
+    assert results(tmp_path / "results")["model"] != before["model"]
+    succeeded(run_main("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path))  # the same model again
 
 
 def without_weights(model: Path) -> None:
@@ -126,38 +243,50 @@ def garbled_config(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "fragment"),
     [
-        (without_weights, "is not a complete model: it has no model.safetensors"),
-        (truncated_weights, "cannot be loaded as a classifier"),
-        (damaged_header, "cannot be loaded as a classifier"),
+        (without_weights, "model.safetensors"),
+        (truncated_weights, "model"),
+        (damaged_header, "model"),
         (without_classifier, "has no trained classifier"),
-        (garbled_config, "cannot be loaded as a classifier"),
+        (garbled_config, "model"),
     ],
 )
 def test_a_damaged_model_gets_one_line(
-    tmp_path: Path, trained: Path, small_data: Path, damage: Any, fragment: str
+    tmp_path: Path, trained: Path, small_data: Path, damage: Callable[[Path], None], fragment: str
 ) -> None:
     damage(copy_of(trained, tmp_path))
-    result = run_script("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path)
+    result = run_main("evaluate_model.py", "--data-dir", small_data, cwd=tmp_path)
     assert_one_line_error(result, fragment)
+    assert "--debug" not in result.stderr
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("--model", "nothing"), "--model nothing: no such folder"),
+        (
+            ("--model", "nothing"),
+            "--model nothing: no such folder; make it with: python train.py --output_dir nothing",
+        ),
+        (("--model", "a/b/c"), "--model a/b/c: no such folder"),
         (("--revision", "v1"), "--revision is for Hub repositories"),
         (("--name", "a/b"), "--name 'a/b' goes into file names"),
+        (("--name", "a" * 300), "goes into file names"),
         (("--data-dir", "nothing"), "nothing/manifest.json is missing; make it with: python data_loader.py"),
         (("--dtype", "int4"), "invalid choice: 'int4'"),
         (("--results-dir", "model/config.json"), "cannot write model/config.json"),
+        (("--results-dir", "/proc/results"), "cannot write /proc/results: "),
+        (("--model", "tfidf", "--dtype", "bfloat16"), "--dtype has no effect on --model tfidf"),
+        (("--source", "sample"), "--source goes with --split-from-hub"),
+        (("--split-from-hub",), "HF_REPO is not set; name the repository: docker run -e HF_REPO=user/name"),
+        (("--split-from-hub", "--model", "model"), "split_manifest.json is missing"),
+        (("--mode", "x"), "did you mean --model?"),
     ],
 )
 def test_bad_options_get_one_line(
     tmp_path: Path, trained: Path, small_data: Path, arguments: tuple[str, ...], fragment: str
 ) -> None:
     copy_of(trained, tmp_path)
-    result = run_script("evaluate_model.py", "--data-dir", small_data, *arguments, cwd=tmp_path)
+    result = run_main("evaluate_model.py", "--data-dir", small_data, *arguments, cwd=tmp_path)
     assert_one_line_error(result, fragment)
 
 
@@ -172,45 +301,274 @@ def test_bfloat16_scores_nearly_the_same(tmp_path: Path, trained: Path, small_da
         "--name",
         "bf16",
     )
-    succeeded(run_script("evaluate_model.py", *arguments, cwd=tmp_path))
+    succeeded(run_main("evaluate_model.py", *arguments, cwd=tmp_path))
     mine, original = results(tmp_path / "results", "bf16"), results(trained / "results")
     assert mine["dtype"] == "bfloat16"
     assert mine["metrics"]["loss"]["value"] == pytest.approx(original["metrics"]["loss"]["value"], abs=0.02)
 
 
-def test_every_picture_and_the_table_are_drawn(tmp_path: Path, trained: Path) -> None:
-    shutil.copytree(trained / "results", tmp_path / "results")
-    hub = results(tmp_path / "results") | {"name": "hub"}
-    hub["metrics"]["accuracy"]["value"] += 0.0125
-    (tmp_path / "results" / "eval_results_hub.json").write_text(json.dumps(hub))
-    shutil.copy(
-        tmp_path / "results" / "predictions_local.parquet", tmp_path / "results" / "predictions_hub.parquet"
-    )
-    result = succeeded(run_script("plot_results.py", cwd=tmp_path))
-    drawn = json.loads(result.stdout.splitlines()[-1])["drawn"]
-    stems = ("confusion_matrix", "per_class_metrics", "overall_metrics")
-    pictures = [f"{stem}_{name}.png" for name in ("hub", "local") for stem in stems]
-    assert drawn == ["training_loss.png", *pictures, "comparison_local_hub.png"]
-    for name in drawn:
-        content = (tmp_path / "results" / name).read_bytes()
-        width, height = struct.unpack(">II", content[16:24])
-        assert content.startswith(PNG)
-        assert width > 700
-        assert height > 400
-    table = (tmp_path / "results" / "comparison.md").read_text()
-    assert table in result.stdout
-    assert table.splitlines()[0] == "| Metric | Local | Hub | Diff |"
-    assert table.splitlines()[2].endswith("| 0.0125 |")
-    assert not temporary_files(tmp_path)
+def test_the_baseline_writes_the_same_files(tmp_path: Path, trained: Path, small_data: Path) -> None:
+    arguments = ("--model", "tfidf", "--data-dir", small_data)
+    first = closing(succeeded(run_main("evaluate_model.py", *arguments, cwd=tmp_path)))
+    assert first["name"] == first["model"] == "tfidf"
+    document = results(tmp_path / "results", "tfidf")
+    assert {path.name for path in (tmp_path / "results").glob("*_*")} == {
+        name.format("tfidf") for name in FILES
+    }
+    assert set(results(trained / "results")) - set(document) == {"label_permutation", "max_length"}
+    assert document["subsets"]["not_cut"] is None
+    assert document["subsets"]["unseen_books"]["reviews"] > 0
+    again = closing(succeeded(run_main("evaluate_model.py", *arguments, cwd=tmp_path)))
+    assert {k: v for k, v in again.items() if k != "reviews_per_second"} == {
+        k: v for k, v in first.items() if k != "reviews_per_second"
+    }
 
 
-def test_plotting_says_what_is_missing_or_damaged(tmp_path: Path, trained: Path) -> None:
-    result = run_script("plot_results.py", cwd=tmp_path)
-    assert_one_line_error(result, "results has no eval_results_*.json", "python evaluate_model.py")
-    shutil.copytree(trained / "results", tmp_path / "results")
-    (tmp_path / "results" / "training_log.json").unlink()
-    result = succeeded(run_script("plot_results.py", cwd=tmp_path))
-    assert "training_loss.png is not drawn" in result.stderr
-    (tmp_path / "results" / "eval_results_local.json").write_text('{"format": 1,')
-    result = run_script("plot_results.py", cwd=tmp_path)
-    assert_one_line_error(result, "eval_results_local.json is damaged")
+def test_the_errors_file_says_that_it_is_not_for_publication(trained: Path, small_data: Path) -> None:
+    text = (trained / "results" / "errors_local.md").read_text()
+    assert "Not for publication" in text
+    wrong = 160 - np.trace(results(trained / "results")["confusion_matrix"])
+    assert f"{wrong} of 160 reviews are misclassified" in text
+
+
+class Place:
+    """The working folder of the Hub image, on the host: results/ with the local result, and data/."""
+
+    def __init__(self, folder: Path, hub: LoopbackHub) -> None:
+        self.folder, self.hub = folder, hub
+
+    def settings(self, **extra: str) -> dict[str, str]:
+        return {"HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN, "HF_REPO": REPO} | extra
+
+    def run(self, *args: object, **extra: str) -> Result:
+        """As Dockerfile.eval's entry point does."""
+        return self.evaluate("--split-from-hub", "--name", "hub", *args, **extra)
+
+    def evaluate(self, *args: object, **extra: str) -> Result:
+        result = run_main("evaluate_model.py", *args, cwd=self.folder, env=self.settings(**extra))
+        assert "SECRET" not in result.stdout + result.stderr
+        return result
+
+    def fetched(self) -> list[str]:
+        """Names of the files fetched since the last call."""
+        gets = [r.path for r in self.hub.requests if r.method == "GET" and "/resolve/" in r.path]
+        self.hub.requests.clear()
+        return sorted(Path(path.partition("?")[0]).name for path in gets)
+
+    def edit_manifest(self, **parameters: object) -> None:
+        """Publish another split manifest."""
+        repo = self.hub.repo(REPO)
+        assert repo
+        manifest = json.loads(repo.commits[-1].files["split_manifest.json"].content)
+        manifest["parameters"] |= parameters
+        repo.commit({"split_manifest.json": json.dumps(manifest).encode()}, "another manifest")
+
+
+@pytest.fixture(scope="session")
+def published(once: Once, trained: Path, small_data: Path) -> Path:
+    """A folder with model/, results/, data/ and hub/, which holds the model; not to be changed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("hf", "mpl"), dirs_exist_ok=True)
+        shutil.copytree(small_data, folder / "data")
+        (folder / "results" / "confusion_matrix_local.png").write_bytes(b"\x89PNG\r\n\x1a\nstands for it")
+        with LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
+            env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+            succeeded(run_script("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))
+
+    return once("published", make)
+
+
+@pytest.fixture
+def place(published: Path, tmp_path: Path) -> Iterator[Place]:
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "model")
+    with LoopbackHub(tmp_path / "hub", {TOKEN: Token("ada")}) as hub:
+        yield Place(tmp_path, hub)
+
+
+def test_the_hub_model_is_scored_compared_and_summed_up_in_one_line(place: Place) -> None:
+    result = succeeded(place.run())
+    assert closing(result)["verdict"] == "IDENTICAL"
+    assert closing(result)["reviews"] == 160
+    assert "| Accuracy |" in result.stdout
+    assert "rebuilding" not in result.stderr
+    repo = place.hub.repo(REPO)
+    assert repo
+    assert results(place.folder / "results", "hub")["model"]["commit"] == repo.head
+    again = succeeded(place.run(HF_REVISION=next(iter(repo.tags))))
+    assert closing(again)["verdict"] == "IDENTICAL"
+    assert results(place.folder / "results", "hub")["model"]["revision"] in repo.tags
+    assert not temporary_files(place.folder)
+
+
+def test_a_folder_on_the_command_line_wins_over_the_environment(place: Place, published: Path) -> None:
+    arguments = ("--model", published / "model", "--data-dir", published / "data")
+    result = succeeded(place.evaluate(*arguments, HF_REVISION="v9"))
+    assert closing(result)["name"] == "local"
+    assert "verdict" not in closing(result)
+
+
+def test_without_the_split_it_is_rebuilt_and_without_a_local_result_nothing_is_compared(place: Place) -> None:
+    other = ("--source", "sample", *SMALL, "--seed", 43, "--output-dir", "other")
+    succeeded(run_main("data_loader.py", *other, cwd=place.folder))
+    manifest = json.loads((place.folder / "other/manifest.json").read_text())
+    right = json.loads((place.folder / "data/manifest.json").read_text())
+    manifest["splits"] = right["splits"]  # what a manifest says of the reviews is not believed
+    shutil.rmtree(place.folder / "data")
+    (place.folder / "other").rename(place.folder / "data")
+    (place.folder / "data/manifest.json").write_text(json.dumps(manifest))
+    (place.folder / "results/eval_results_local.json").unlink()
+    result = succeeded(place.run())
+    assert "data holds another split than the model's; rebuilding it from sample" in result.stderr
+    assert closing(result)["verdict"] is None
+    assert "nothing to compare with" in result.stderr
+
+
+def test_other_weights_end_with_status_1_and_the_verdict(place: Place, published: Path) -> None:
+    model = shutil.copytree(published / "model", place.folder / "other")
+    edit_weights(model, set_bias(1.0))
+    succeeded(place.evaluate("--model", "other", "--force"))
+    result = place.run()
+    assert_one_line_error(result, "local and hub are DIFFERENT: the weights are not the same", code=1)
+    assert closing(result)["verdict"] == "DIFFERENT"
+
+
+def test_a_local_result_that_cannot_be_compared_is_found_first(place: Place) -> None:
+    (place.folder / "results/predictions_local.parquet").unlink()
+    result = place.run()
+    assert_one_line_error(result, "results/predictions_local.parquet is missing", "--results-dir results")
+    assert place.fetched() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"HF_REPO": " "}, "HF_REPO is not set; name the repository: docker run -e HF_REPO=user/name"),
+        ({"HF_REPO": "genres"}, "HF_REPO=genres is not of the form user/name"),
+        ({"HF_REPO": "ada/none"}, "no such repository, or a private one"),
+        ({"HF_TOKEN": ""}, "no such repository, or a private one"),
+        ({"HF_TOKEN": "hf_badSECRET"}, "the Hub refuses the token (401)"),
+        ({"HF_REVISION": "v9"}, "no such revision"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
+    ],
+    ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) else "",
+)
+def test_a_wrong_setting_of_the_container_gets_one_line(
+    place: Place, settings: dict[str, str], fragment: str
+) -> None:
+    assert_one_line_error(place.run(**settings), fragment)
+    assert not (place.folder / "results/eval_results_hub.json").exists()
+
+
+@pytest.mark.parametrize(
+    "source", ["/etc", "../other", "http://127.0.0.1:9/", "file:///etc", "ftp://example.org/"]
+)
+def test_a_repository_does_not_decide_what_is_read(place: Place, source: str) -> None:
+    shutil.rmtree(place.folder / "data")
+    place.edit_manifest(source=source)
+    result = place.run()
+    assert_one_line_error(result, f"the model's split was made from {source}", "--data-dir", "--source")
+
+
+def test_the_user_may_name_the_source(place: Place) -> None:
+    shutil.rmtree(place.folder / "data")
+    place.edit_manifest(source="/nowhere")
+    assert closing(succeeded(place.run("--source", "sample")))["verdict"] == "IDENTICAL"
+    shutil.rmtree(place.folder / "results")
+    result = place.run("--source", "http://127.0.0.1:9/")
+    assert_one_line_error(result, "http://127.0.0.1:9/goodreads_reviews_")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"genres": ["../x", "poetry"]}, {"genres": 5}, {"head": "x"}, {"seed": None}, {"unknown": 1}],
+    ids=str,
+)
+def test_a_damaged_manifest_of_a_repository_gets_one_line(
+    place: Place, parameters: dict[str, object]
+) -> None:
+    shutil.rmtree(place.folder / "data")
+    place.edit_manifest(**parameters)
+    assert_one_line_error(place.run(), "split_manifest.json of the model is damaged")
+
+
+def test_help_names_the_settings_without_a_repository(tmp_path: Path) -> None:
+    started = time.monotonic()
+    result = succeeded(run_script("evaluate_model.py", "--help", cwd=tmp_path))
+    assert time.monotonic() - started < 2
+    for name in ("HF_REPO", "HF_REVISION", "HF_TOKEN", "HF_TOKEN_PATH", "--label-map", "tfidf"):
+        assert name in result.stdout
+
+
+def test_a_kept_model_is_used_again_by_hash(place: Place) -> None:
+    succeeded(place.evaluate("--cache-dir", "cache"))
+    assert "model.safetensors" in place.fetched()
+    succeeded(place.evaluate("--cache-dir", "cache"))
+    assert place.fetched() == []
+    (weights,) = (path for path in (place.folder / "cache").rglob("model.safetensors") if path.is_file())
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.resolve().write_bytes(content)
+    result = succeeded(place.run("--cache-dir", "cache"))
+    assert "model.safetensors" in place.fetched()
+    assert closing(result)["verdict"] == "IDENTICAL"
+
+
+def test_a_cache_that_cannot_be_written_gets_one_line(place: Place) -> None:
+    assert_one_line_error(place.evaluate("--cache-dir", "/proc/cache"), "/proc/cache")
+
+
+def test_a_results_folder_that_cannot_be_written_is_found_first(place: Place) -> None:
+    result = place.evaluate("--results-dir", "/proc/results")
+    assert_one_line_error(result, "cannot write /proc/results: ", "docs/containers.md")
+    assert place.fetched() == []
+
+
+@pytest.fixture(scope="session")
+def large(once: Once, trained: Path, small_data: Path) -> Path:
+    """A folder with a model in DistilBERT's size and random weights: a batch of it takes seconds."""
+
+    def make(folder: Path) -> None:
+        arguments = [sys.executable, "-c", BIG, trained / "model", small_data]
+        subprocess.run(arguments, cwd=folder, env=environment(folder, PYTHONPATH=str(ROOT)), check=True)
+
+    return once("large", make)
+
+
+@pytest.mark.parametrize("after", ["evaluating model", "device: ", "scoring 160 reviews"])
+def test_sigterm_ends_an_evaluation_within_two_seconds(large: Path, small_data: Path, after: str) -> None:
+    """During the imports, while loading, and in the middle of a batch."""
+    with subprocess.Popen(
+        command("evaluate_model.py", "--data-dir", small_data),
+        cwd=large,
+        env=environment(large),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        while after not in (line := process.stderr.readline()):
+            assert line, "it ended before"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        rest = process.stderr.read()
+        assert process.wait() == 128 + signal.SIGTERM
+        assert time.monotonic() - sent < 2
+    assert [line for line in rest.splitlines() if "error" in line] == [
+        "evaluate_model.py: error: stopped by SIGTERM"
+    ]
+    assert "Traceback" not in rest
+    assert not list((large / "results").glob("*"))
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_said_in_a_box(
+    tmp_path: Path, trained: Path, small_data: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for devices, loud in (("all", True), ("void", False)):
+        env = {"NVIDIA_VISIBLE_DEVICES": devices}
+        arguments = ("--model", trained / "model", "--data-dir", small_data)
+        result = succeeded(run_main("evaluate_model.py", *arguments, cwd=tmp_path, env=env))
+        assert ("║ NO GPU, though one was asked for: NVIDIA_VISIBLE_DEVICES=all." in result.stderr) is loud
