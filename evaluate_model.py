@@ -38,7 +38,6 @@ def main() -> None:
     """
     options = _options()
     log.info("evaluating %s", options.model)  # the imports that follow take seconds
-    import data_loader
     from goodreads.data.split_store import read_split
     from goodreads.evaluation import comparison, evaluator, results
     from goodreads.evaluation.label_map import parse_label_map
@@ -61,9 +60,7 @@ def main() -> None:
             with open_model(*place) as (model, origin):
                 results.check_replaceable(folder, name, origin, options.force)
                 if options.split_from_hub:
-                    data_dir = published_split(
-                        model, data_dir, Path(scratch, "data"), options.source, data_loader.load
-                    )
+                    data_dir = published_split(model, data_dir, Path(scratch, "data"), options.source)
                     split = read_split(data_dir, "test")
                 scores = evaluator.score_model(model, options.model, split, options.dtype, label_map)
         result, report = evaluator.evaluation(name, origin, data_dir, split, scores, options.seed)

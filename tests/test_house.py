@@ -11,7 +11,14 @@ import pytest
 from tests.helpers import ROOT
 
 PACKAGE = ROOT / "goodreads"
-SCRIPTS = ("data_loader.py", "train.py", "evaluate_model.py", "push_to_hub.py", "plot_results.py")
+SCRIPTS = (
+    "data_loader.py",
+    "train.py",
+    "evaluate_model.py",
+    "push_to_hub.py",
+    "plot_results.py",
+    "predict.py",
+)
 ALLOWED = {  # folder -> folders that it may import from
     "common": set(),
     "data": {"common"},

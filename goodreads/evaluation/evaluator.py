@@ -22,6 +22,7 @@ from goodreads.evaluation import baseline, scoring
 from goodreads.evaluation.label_map import label_columns
 from goodreads.evaluation.metrics import Mask, check_finite, evaluation_metrics
 from goodreads.evaluation.results import FORMAT, genre_names
+from goodreads.model.checkpoint import Classifier, load_classifier
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Scores:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def load(folder: Path, dtype: str) -> scoring.Classifier:
+def load(folder: Path, dtype: str) -> Classifier:
     """The model in a folder on the best device, which is logged.
 
     Raises:
@@ -52,10 +53,10 @@ def load(folder: Path, dtype: str) -> scoring.Classifier:
     if not device.is_gpu and (asked := machine.gpu_asked_for()):
         box = [f"NO GPU, though one was asked for: {asked}.", f"Why: {device.reason}."]
         log.warning("\n%s", machine.boxed(box))
-    return scoring.load_classifier(folder, dtype, device.type)
+    return load_classifier(folder, dtype, device.type)
 
 
-def probabilities(classifier: scoring.Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
+def probabilities(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
     """Probabilities of shape (n, labels), columns in the model's own order, of n texts."""
     logits, _ = scoring.score(classifier, texts)
     check_finite(logits)
@@ -108,13 +109,13 @@ def score_baseline(data_dir: Path, split: Split) -> tuple[Scores, dict[str, Any]
     return Scores(logits, None, details), {"source": baseline.NAME, "weights_sha256": digest}
 
 
-def not_cut(classifier: scoring.Classifier, split: Split) -> Mask:
+def not_cut(classifier: Classifier, split: Split) -> Mask:
     """Which reviews the length limit leaves whole, shape (n,)."""
     lengths: list[int] = []
     for start in range(0, len(split), 1_000):
         texts, limit = split.texts[start : start + 1_000], classifier.max_length + 1
         lengths += map(len, classifier.tokenizer(texts, truncation=True, max_length=limit)["input_ids"])
-    return np.array(lengths) <= classifier.max_length
+    return np.asarray(np.array(lengths) <= classifier.max_length)
 
 
 def unseen_books(data_dir: Path) -> Mask | None:

@@ -1,27 +1,19 @@
 """The split that a published model was scored on, found or rebuilt from its ``split_manifest.json``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from goodreads.common.errors import InputError
 from goodreads.common.files import read_json
 from goodreads.common.progress import log
-from goodreads.data.genres import parse_genres
-from goodreads.data.protocol import Parameters
 from goodreads.data.review_files import UCSD
+from goodreads.data.sampling import Parameters
+from goodreads.data.split_builder import build_split
 from goodreads.data.split_store import content_sha256, read_split
 
 TRUSTED = (UCSD, "sample")  # a stranger's manifest may name no other place to read from
 
 
-def published_split(
-    model: Path,
-    data_dir: Path,
-    rebuilt: Path,
-    source: str | None,
-    build_split: Callable[[Parameters, Path], dict[str, Any]],
-) -> Path:
+def published_split(model: Path, data_dir: Path, rebuilt: Path, source: str | None) -> Path:
     """The data folder with the split that a published model's ``split_manifest.json`` names.
 
     Args:
@@ -35,13 +27,12 @@ def published_split(
             that no longer has those reviews.
     """
     published = read_json(model / "split_manifest.json", "push_to_hub.py")
+    where = "split_manifest.json of the model"
     try:
         parameters, expected = dict(published["parameters"]), published["content_sha256"]["test"]
-        parameters["genres"] = tuple(parse_genres(",".join(parameters["genres"])))
-        parameters["source"] = source or str(parameters["source"])
-        wanted = Parameters(**parameters)
+        wanted = Parameters.from_json(parameters | ({"source": source} if source else {}), where)
     except (KeyError, TypeError, ValueError, InputError) as error:
-        raise InputError(f"split_manifest.json of the model is damaged: {error}") from error
+        raise InputError(f"{where} cannot be used: {error}") from error
     if (data_dir / "manifest.json").exists():
         split = read_split(data_dir, "test")
         if content_sha256(split.review_ids, split.labels, split.texts) == expected:

@@ -43,7 +43,7 @@ def open_model(
                     "or name a Hub repository as user/name"
                 )
             folder = Path(scratch, "model")
-            origin = download(model, revision, cache_dir or Path(scratch, "cache"), folder)
+            origin = download(model, revision, cache_dir, folder)
         elif revision:
             raise InputError(f"--revision is for Hub repositories, and --model {model} is a folder")
         files = hashes(folder)

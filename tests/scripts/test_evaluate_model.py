@@ -366,7 +366,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def published(once: Once, trained: Path, small_data: Path) -> Path:
-    """A folder with model/, results/, data/ and hub/, which holds the model; not to be changed."""
+    """A folder with model/, results/, data/ and repo/, the files of its repository; not to be changed."""
 
     def make(folder: Path) -> None:
         shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("hf", "mpl"), dirs_exist_ok=True)
@@ -374,16 +374,25 @@ def published(once: Once, trained: Path, small_data: Path) -> Path:
         (folder / "results" / "confusion_matrix_local.png").write_bytes(b"\x89PNG\r\n\x1a\nstands for it")
         with LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
             env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
-            succeeded(run_script("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))
+            succeeded(run_main("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))
+            repo = hub.repo(REPO)
+            assert repo
+            (folder / "repo").mkdir()
+            for name, file in repo.commits[-1].files.items():
+                (folder / "repo" / name).write_bytes(file.content)
 
     return once("published", make)
 
 
 @pytest.fixture
 def place(published: Path, tmp_path: Path) -> Iterator[Place]:
-    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "model")
+    for name in ("results", "data"):
+        shutil.copytree(published / name, tmp_path / name)
     with LoopbackHub(tmp_path / "hub", {TOKEN: Token("ada")}) as hub:
+        repo = hub.create(REPO)
+        repo.tags["v1"] = repo.commit(
+            {path.name: path.read_bytes() for path in (published / "repo").iterdir()}, "model"
+        )
         yield Place(tmp_path, hub)
 
 
@@ -396,9 +405,9 @@ def test_the_hub_model_is_scored_compared_and_summed_up_in_one_line(place: Place
     repo = place.hub.repo(REPO)
     assert repo
     assert results(place.folder / "results", "hub")["model"]["commit"] == repo.head
-    again = succeeded(place.run(HF_REVISION=next(iter(repo.tags))))
+    again = succeeded(place.run(HF_REVISION="v1"))
     assert closing(again)["verdict"] == "IDENTICAL"
-    assert results(place.folder / "results", "hub")["model"]["revision"] in repo.tags
+    assert results(place.folder / "results", "hub")["model"]["revision"] == "v1"
     assert not temporary_files(place.folder)
 
 
@@ -490,7 +499,7 @@ def test_a_damaged_manifest_of_a_repository_gets_one_line(
 ) -> None:
     shutil.rmtree(place.folder / "data")
     place.edit_manifest(**parameters)
-    assert_one_line_error(place.run(), "split_manifest.json of the model is damaged")
+    assert_one_line_error(place.run(), "split_manifest.json of the model cannot be used")
 
 
 def test_help_names_the_settings_without_a_repository(tmp_path: Path) -> None:

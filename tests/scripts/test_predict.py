@@ -64,7 +64,7 @@ def test_labels_are_named_as_in_evaluation(tmp_path: Path, trained: Path) -> Non
         ((), '{"review_text": 5}\n', "stdin, line 1: no review_text"),
         ((), "fine\n{broken\n", "stdin, line 2: "),
         (("x", "--model", "nothing"), "", "--model nothing: no such folder"),
-        (("x", "--top", "0"), "", "0 is not a positive integer"),
+        (("x", "--top", "0"), "", "not a whole number of at least 1"),
         (("x", "--label-map", "A=poetry"), "", "has no label 'A'"),
     ],
 )
