@@ -10,7 +10,7 @@ help: ## print these targets
 sample: $(VENV)/installed ## the whole pipeline on generated reviews and a Hub on this machine, into sample/
 	$(RUN) data_loader.py --source sample --output-dir sample/data
 	$(RUN) train.py --recipe sample $(SAMPLE) --output_dir sample/model
-	$(RUN) evaluate_model.py --model sample/model $(SAMPLE)
+	$(RUN) evaluate_model.py --model sample/model $(SAMPLE) --force
 	$(RUN) plot_results.py --results-dir sample/results
 	rm -rf sample/hub
 	$(RUN) tools/loopback_hub.py --root sample/hub --user you --token-file sample/hub/token \
@@ -25,7 +25,7 @@ sample-hub: export HF_HUB_DISABLE_XET = 1
 sample-hub: export NO_PROXY = 127.0.0.1
 sample-hub:
 	$(RUN) push_to_hub.py --repo you/goodreads-genres --model sample/model $(SAMPLE)
-	$(RUN) evaluate_model.py --model you/goodreads-genres $(SAMPLE)
+	$(RUN) evaluate_model.py --model you/goodreads-genres $(SAMPLE) --force
 	$(RUN) plot_results.py --results-dir sample/results
 
 test: $(VENV)/installed-dev ## all tests but those of the images

@@ -68,7 +68,7 @@ def main() -> None:
     print(f"{results.table(result)}\n\n{report}")
     summary = results.summary(result)
     if compared:
-        pair = comparison.compare(folder, "local", "hub", options.seed)
+        (pair,) = comparison.compare_all(folder, ["local", "hub"], options.seed)
         print(f"\n{comparison.write(folder, [pair])}")
     elif name == "hub":
         log.info("%s holds no eval_results_local.json, so there is nothing to compare with", folder)
