@@ -6,7 +6,14 @@ import pytest
 
 from tests.helpers import run_script, succeeded
 
-SCRIPTS = ["data_loader.py", "train.py", "evaluate_model.py", "push_to_hub.py", "plot_results.py", "predict.py"]
+SCRIPTS = [
+    "data_loader.py",
+    "train.py",
+    "evaluate_model.py",
+    "push_to_hub.py",
+    "plot_results.py",
+    "predict.py",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
