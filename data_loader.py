@@ -16,9 +16,12 @@ Files: README, "Files".
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, positive_int, run, whole_number
 from goodreads.common.files import sha256_file

@@ -14,7 +14,10 @@ also comparison.json and comparison.md. Where copies of one model are DIFFERENT 
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, run
 from goodreads.common.errors import CheckFailed, InputError

@@ -16,6 +16,8 @@ from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
+
 from goodreads.common.cli import Parser, positive_int, run
 from goodreads.common.errors import InputError
 from goodreads.common.progress import log

@@ -13,7 +13,10 @@ import argparse
 import json
 import os
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, run
 from goodreads.common.errors import InputError
