@@ -40,10 +40,11 @@ MEANINGS = {  # the most specific first
     errors.RevisionNotFoundError: "no such revision",
     errors.RemoteEntryNotFoundError: "no such file in the repository",
 }
+CHANGED = "was changed by somebody else during the push; look at it and run again"
 STATUS = {
     401: "the Hub refuses the token (401)",
     403: "the Hub refuses this (403)",
-    413: "more than the Hub accepts (413)",
+    **dict.fromkeys((409, 412), f"it {CHANGED}"),
 }
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ def attempt(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         try:
             get_session().timeout = TIMEOUT  # each time: the library replaces a session that failed
             return call()
+        except (InputError, CheckFailed):
+            raise
         except Exception as error:
             pause = pause_before_retry(error, number)
             if pause is None or number == attempts:

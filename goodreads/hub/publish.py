@@ -20,7 +20,7 @@ from goodreads.common.progress import log
 from goodreads.data.genres import match_labels
 from goodreads.data.split_store import read_manifest, read_split
 from goodreads.hub import model_card
-from goodreads.hub.client import ATTEMPTS, attempt, connect, pause_before_retry, reason
+from goodreads.hub.client import CHANGED, attempt, connect
 from goodreads.model.checkpoint import OPTIONAL, REQUIRED, WEIGHTS, inspect
 
 HUBS_OWN = ".gitattributes"  # made by the Hub with the repository: which files are stored as LFS
@@ -242,38 +242,32 @@ def _differences(api: HfApi, repo: str, revision: str, staged: Path) -> list[str
 def _commit(api: HfApi, repo: str, staged: Path) -> tuple[str, bool]:
     """One commit that leaves exactly the staged files; none if they are there already.
 
-    If the response is lost, the next attempt sees the commit and stops.
-
     Returns:
         The commit's id, and whether anything changed.
 
     Raises:
         InputError: it failed for good, or somebody else changed the repository meanwhile.
     """
-    parent, meddled = None, f"{repo} was changed by somebody else during the push; look at it and run again"
-    for number in range(1, ATTEMPTS + 2):
-        head = attempt(repo, lambda: api.model_info(repo)).sha
+    parents: list[str] = []
+
+    def look_and_commit() -> str:
+        # if the response to a commit is lost, the next attempt sees the commit and stops
+        head = str(api.model_info(repo).sha)
         names = _differences(api, repo, head, staged)
         if not names:
-            log.info("%s holds %s", repo, "this already: nothing to push" if parent is None else "all files")
-            return head, parent is not None
-        if parent not in (None, head):
-            raise InputError(meddled)
-        parent = head
+            return head
+        if parents and parents != [head]:
+            raise InputError(f"{repo} {CHANGED}")
+        parents[:] = [head]
         log.info("%s: pushing %s", repo, ", ".join(names))
-        try:  # with new operations each time, since one cannot be used twice
-            add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
-            delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
-            api.create_commit(repo, [*add, *delete], commit_message=MESSAGE, parent_commit=parent)
-        except Exception as error:
-            if getattr(getattr(error, "response", None), "status_code", None) in (409, 412):
-                raise InputError(meddled) from error
-            pause = pause_before_retry(error, number)
-            if pause is None or number >= ATTEMPTS:
-                raise InputError(f"commit to {repo}: {reason(error)}; run again") from error
-            log.warning("commit: %s; looking whether it arrived in %.1f s", reason(error), pause)
-            time.sleep(pause)
-    raise InputError(f"commit to {repo}: the Hub does not show it; run again")
+        add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
+        delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
+        return str(api.create_commit(repo, [*add, *delete], commit_message=MESSAGE, parent_commit=head).oid)
+
+    commit = attempt(f"commit to {repo}", look_and_commit)
+    if not parents:
+        log.info("%s holds this already: nothing to push", repo)
+    return commit, bool(parents)
 
 
 def _set_tag(api: HfApi, repo: str, tag: str, commit: str, chosen: bool) -> None:

@@ -61,7 +61,7 @@ def fetch(folder: Path, cache: Path | None = None, revision: str | None = None) 
         (401, "", "Invalid credentials in Authorization header", "the Hub refuses the token (401)"),
         (403, "", "Private repository storage limit reached", "the Hub refuses this (403)"),
         (402, "", "Payment required", "the Hub answered 402"),
-        (413, "", "Too large", "more than the Hub accepts (413)"),
+        (413, "", "Too large", "the Hub answered 413"),
         (429, "", "Slow down", "the Hub answered 429"),
         (500, "", "Internal error 42", "the Hub answered 500"),
     ],
