@@ -98,6 +98,7 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     weights = sha256_file(folders.model / WEIGHTS)
     contents = {name: entry["content_sha256"] for name, entry in manifest["splits"].items()}
     tag = tag or f"v-{contents['test'][:8]}-{weights[:8]}"
+    other = f"is of other weights than {folders.model} or another split than {folders.data}"
     pictures = {name: published for name, published in PICTURES.items() if (results / name).is_file()}
     if CONFUSION not in pictures:
         draw = folders.command("plot_results.py")
@@ -105,15 +106,10 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     try:
         log_of = training["model"]["files_sha256"][WEIGHTS], training["settings"]["train_content_sha256"]
         result_of = result["model"]["weights_sha256"], result["data"]["test_content_sha256"]
-        for name, found, split, script in (
-            ("training_log.json", log_of, "train", "train.py"),
-            ("eval_results_local.json", result_of, "test", "evaluate_model.py"),
-        ):
-            if found != (weights, contents[split]):
-                other = (
-                    f"{name} is of other weights than {folders.model} or another split than {folders.data}"
-                )
-                raise InputError(f"{other}; run: {folders.command(script)}")
+        if log_of != (weights, contents["train"]):
+            raise InputError(f"training_log.json {other}; run: {folders.command('train.py')}")
+        if result_of != (weights, contents["test"]):
+            raise InputError(f"eval_results_local.json {other}; run: {evaluate}")
         extras = {
             "baseline": _baseline(results, contents["test"]),
             "pictures": pictures.values(),
@@ -125,11 +121,9 @@ def stage(folders: Folders, repo: str, tag: str | None, staged: Path) -> str:
     write_text(staged / "README.md", card)
     write_json(staged / "eval_results.json", result)
     write_json(staged / "split_manifest.json", model_card.split_manifest(manifest, test, train_ids))
-    files = {name: results / picture for picture, name in pictures.items()}
-    files |= {
-        name: folders.model / name for name in (*REQUIRED, *OPTIONAL) if (folders.model / name).is_file()
-    }
-    for name, path in files.items():
+    model_files = [folders.model / name for name in (*REQUIRED, *OPTIONAL)]
+    paths = {path.name: path for path in model_files if path.is_file()}
+    for name, path in (paths | {name: results / picture for picture, name in pictures.items()}).items():
         (staged / name).symlink_to(path.resolve())
     return tag
 
@@ -176,10 +170,8 @@ def push(repo: str, staged: Path, tag: str, chosen: bool, public: bool) -> dict[
     commit, changed = _commit(api, repo, staged)
     _set_tag(api, repo, tag, commit, chosen)
 
-    info, wrong = (
-        attempt(repo, lambda: api.model_info(repo, revision=tag)),
-        _differences(api, repo, tag, staged),
-    )
+    wrong = _differences(api, repo, tag, staged)
+    info = attempt(repo, lambda: api.model_info(repo, revision=tag))
     if info.sha != commit or wrong:
         raise CheckFailed(f"{repo} at {tag} is not what was pushed ({wrong or info.sha}); run again")
     log.info("%s: commit %s, tag %s, every file verified", repo, commit, tag)
