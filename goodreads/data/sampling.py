@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_type_hints
-from urllib.parse import urlsplit
 
 from goodreads.common.errors import InputError
 from goodreads.common.progress import log
@@ -62,7 +61,7 @@ class Parameters:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{_option(name)} {value} is not between {low} and {high}")
-        if "://" in self.source and "@" in urlsplit(self.source).netloc:
+        if "@" in self.source.partition("://")[2].partition("/")[0]:
             raise InputError("--source holds a user name, which would be published; put it into ~/.netrc")
         if self.per_genre is None or self.train_per_genre is None:
             if self.per_genre != self.train_per_genre:
@@ -109,20 +108,6 @@ class Parameters:
             option = "--test-from" if name == "test_split" else _option(name)
             words += [option] if value is True else [option, "FOLDER" if name == "test_split" else text]
         return shlex.join(words)
-
-    def check_published(self) -> None:
-        """Refuse a source that somebody else's manifest must not choose: a folder of this machine, say.
-
-        Raises:
-            InputError: the source is neither ``sample`` nor a plain http or https URL.
-        """
-        url = urlsplit(self.source)
-        plain = url.scheme in ("http", "https") and url.netloc and not {"?", "#"} & set(self.source)
-        if self.source != "sample" and not plain:
-            raise InputError(
-                f"the published split was made from {self.source}, which is no public URL; "
-                "name the reviews to read with --source"
-            )
 
 
 def _option(name: str) -> str:
@@ -186,12 +171,10 @@ class Sample:
     """What was read of one genre.
 
     Attributes:
-        lines: lines read.
         read: the genre's entry in the manifest.
         reviews: the sampled reviews in draw order; None where the line was bad and is tolerated.
     """
 
-    lines: int
     read: dict[str, Any]
     reviews: list[Review | None]
 
@@ -214,7 +197,7 @@ def sample_genres(parameters: Parameters, limits: Limits) -> dict[str, Sample]:
         stale = [genre for genre in parameters.genres if drawn.get(genre) != wanted[genre]]
         drawn = wanted
         samples |= read_genres(source, stale, partial(_sample_head, parameters, drawn))
-        counts = {genre: samples[genre].lines for genre in parameters.genres}
+        counts = {genre: samples[genre].read["reviews_read"] for genre in parameters.genres}
     return {genre: samples[genre] for genre in parameters.genres}
 
 
@@ -237,7 +220,7 @@ def _parsed(file: ReviewFile, kept: dict[int, bytes], parameters: Parameters) ->
     _check_count(file.genre, file.count, parameters)
     parser = TolerantParser(file.name, parameters.max_bad_lines)
     reviews = [parser.parse(line, index) for index, line in kept.items()]
-    return Sample(file.count, file.manifest_entry(parser.problems), reviews)
+    return Sample(file.manifest_entry(parser.problems), reviews)
 
 
 def _check_count(genre: str, count: int, parameters: Parameters) -> None:
