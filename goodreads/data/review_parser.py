@@ -10,6 +10,7 @@ from goodreads.common.errors import InputError
 from goodreads.common.progress import log
 
 KINDS: dict[str, Any] = {"review_id": str, "book_id": str, "user_id": str, "review_text": str, "rating": int}
+KIND_LIST = [*KINDS.values()]
 
 
 class Review(NamedTuple):
@@ -46,12 +47,11 @@ def parse_review(line: bytes, name: str, index: int) -> Review:
             f"{name}, line {index + 1:,} is not a JSON object; the source is not in the UCSD format"
         )
     values: list[Any] = [record.get(key) for key in KINDS]
-    for (key, kind), value in zip(KINDS.items(), values):
-        # a number of more than 64 bits has no place in the Parquet file
-        if type(value) is not kind or (kind is int and not -(1 << 63) <= value < 1 << 63):
-            raise BadLine(
-                f"{name}, line {index + 1:,} has no {key} of type {kind.__name__}; not in the UCSD format"
-            )
+    # a number of more than 64 bits has no place in the Parquet file
+    if [*map(type, values)] != KIND_LIST or not -(1 << 63) <= values[-1] < 1 << 63:
+        key = next((key for key, value in zip(KINDS, values) if type(value) is not KINDS[key]), "rating")
+        kind = KINDS[key].__name__
+        raise BadLine(f"{name}, line {index + 1:,} has no {key} of type {kind}; not in the UCSD format")
     if not strict:
         values = [_well_formed(value) if isinstance(value, str) else value for value in values]
     return Review(*values)
