@@ -181,7 +181,7 @@ def load_for_training(
     """
     transformers.set_seed(seed)
     if name == SCRATCH:
-        tokenizer = scratch_model.build_tokenizer(list(texts), max_length)
+        tokenizer = scratch_model.build_tokenizer(texts, max_length)
         config = scratch_model.build_config(len(tokenizer), max_length, label_names)
         return tokenizer, transformers.AutoModelForSequenceClassification.from_config(config)
     what = f"--model_name_or_path {name}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, DistilBertForSequenceClassification
 
@@ -42,7 +43,7 @@ class Spans:
 
     lengths: list[int]
     longest: int
-    offsets: torch.Tensor
+    offsets: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Packing:
     everything: Spans
     reviews: Spans
     firsts: Spans
-    places: torch.Tensor
+    places: Tensor
 
 
 class Packed:
@@ -103,16 +104,13 @@ class Packed:
 
 def attention(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     packing: Packing | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+    **options: Any,
+) -> tuple[Tensor, None]:
     """transformers' attention interface: within each review of packed ones; padded batches as "sdpa" does.
 
     Args:
@@ -120,98 +118,81 @@ def attention(
         query, key, value: of shape (b, heads, tokens, width); b is 1 for packed reviews.
         attention_mask: of padded batches.
         packing: of packed reviews.
-        dropout, scaling: of the attention weights.
-        kwargs: for "sdpa".
+        options: ``dropout`` and ``scaling`` of the attention weights, and others for "sdpa".
 
     Returns:
         Shape (b, tokens, heads, width); and no weights.
     """
     if packing is None:
-        padded: tuple[torch.Tensor, None] = AttentionInterface()["sdpa"](
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        padded: tuple[Tensor, None] = AttentionInterface()["sdpa"](
+            module, query, key, value, attention_mask, **options
         )
         return padded
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     spans = packing.everything
-    return _attend(query, key, value, spans, spans, dropout, scaling)[None], None
+    return _attend(rows, spans, spans, options["dropout"], options["scaling"])[None], None
 
 
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    queries: Spans,
-    keys: Spans,
-    dropout: float,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Attention of each review's queries to its own keys; tensors of shape (tokens, heads, width)."""
-    if query.device.type != "cpu":
-        return _fused(query, key, value, queries, keys, dropout, scaling)
+def _attend(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scaling: float) -> Tensor:
+    """Attention of each review's queries to its own keys.
+
+    Args:
+        rows: queries, keys and values of shape (tokens, heads, width).
+        queries, keys: where the reviews begin and end in them.
+        dropout, scaling: of the attention weights.
+    """
+    if rows[0].device.type != "cpu":
+        return _fused(rows, queries, keys, dropout, scaling)
     attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    parts = [
-        attend(*(tensor.transpose(0, 1)[None] for tensor in review))
-        for review in zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths))
-    ]
+    split = zip(*(row.split(spans.lengths) for row, spans in zip(rows, (queries, keys, keys))))
+    parts = [attend(*(tensor.transpose(0, 1)[None] for tensor in review)) for review in split]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
-def _fused(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    queries: Spans,
-    keys: Spans,
-    dropout: float,
-    scaling: float | None,
-) -> torch.Tensor:
+def _fused(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scaling: float) -> Tensor:
     """The same in one kernel.
 
     torch's public ways to these kernels do not serve: ``torch.nn.attention.varlen`` has no dropout, and
     jagged nested tensors, which call the kernels as here, cost the host about 4 ms per layer and step.
     """
-    spans = (queries.offsets, keys.offsets, queries.longest, keys.longest)
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if half and (not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)):
-        found = torch.ops.aten._flash_attention_forward(
-            query, key, value, *spans, dropout, False, False, scale=scaling
+    query, spans = rows[0], (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    flash = not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)
+    attended: Tensor
+    if flash and query.dtype != torch.float32:
+        attended, *_ = torch.ops.aten._flash_attention_forward(
+            *rows, *spans, dropout, False, False, scale=scaling
         )
-        attended: torch.Tensor = found[0]
         return attended
-    rows = (tensor[None] for tensor in (query, key, value))
-    found = torch.ops.aten._efficient_attention_forward(
-        *rows, None, *spans, dropout, 0, query.requires_grad, scale=scaling
+    attended, *_ = torch.ops.aten._efficient_attention_forward(
+        *(row[None] for row in rows), None, *spans, dropout, 0, query.requires_grad, scale=scaling
     )
-    attended = found[0][0]
-    return attended
+    return attended[0]
 
 
 def _last_layer(
     block: Any,
-    hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
     packing: Packing | None = None,
     **kwargs: Any,
-) -> torch.Tensor:
+) -> Tensor:
     """DistilBERT's TransformerBlock.forward; of packed reviews for [CLS] alone, of shape (rows, 1, width)."""
     if packing is None:
-        padded: torch.Tensor = type(block).forward(block, hidden_states, attention_mask, **kwargs)
+        padded: Tensor = type(block).forward(block, hidden_states, attention_mask, **kwargs)
         return padded
-    layer, n, used = block.attention, len(packing.reviews.lengths), sum(packing.reviews.lengths)
+    layer, reviews = block.attention, packing.reviews
+    n, used = len(reviews.lengths), sum(reviews.lengths)
     first = hidden_states[0].index_select(0, packing.places)
-    heads = (layer.n_heads, -1)
-    attended = _attend(
-        layer.q_lin(first)[:n].unflatten(-1, heads),
-        layer.k_lin(hidden_states)[0, :used].unflatten(-1, heads),
-        layer.v_lin(hidden_states)[0, :used].unflatten(-1, heads),
-        packing.firsts,
-        packing.reviews,
-        layer.dropout.p if block.training else 0.0,
-        layer.scaling,
-    ).flatten(1)
+    projected = (
+        layer.q_lin(first)[:n],
+        *(lin(hidden_states)[0, :used] for lin in (layer.k_lin, layer.v_lin)),
+    )
+    rows = [tensor.unflatten(-1, (layer.n_heads, -1)) for tensor in projected]
+    dropout = layer.dropout.p if block.training else 0.0
+    attended = _attend(rows, packing.firsts, reviews, dropout, layer.scaling).flatten(1)
     attended = functional.pad(attended, (0, 0, 0, len(first) - n))
     first = block.sa_layer_norm(layer.out_lin(attended) + first)
-    output: torch.Tensor = block.output_layer_norm(block.ffn(first) + first)
+    output: Tensor = block.output_layer_norm(block.ffn(first) + first)
     return output[:, None]
 
 

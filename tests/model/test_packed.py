@@ -139,7 +139,7 @@ def test_a_gpu_takes_packed_batches(reviews: TokenizedReviews, dtype: torch.dtyp
 
 def leak(*arguments: Any) -> Any:
     """Attention that looks at the other reviews too."""
-    query, key, value = (tensor.transpose(0, 1)[None] for tensor in arguments[:3])
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in arguments[0])
     return torch.nn.functional.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
 
 

@@ -67,7 +67,7 @@ def test_few_shapes_reach_the_linear_layers(
     """An epoch of 6,400 reviews in steps of 16 or 128, and the scoring of 1,600, with the plan for CUDA."""
     lengths = some_lengths(8_000, seed=5)
     train, test = some_reviews(lengths[:6_400]), some_reviews(lengths[6_400:])
-    monkeypatch.setattr(packed, "_attend", lambda query, *rest: query)  # slow, and does not change shapes
+    monkeypatch.setattr(packed, "_attend", lambda rows, *rest: rows[0])  # slow, and does not change shapes
     shape = {"dim": 8, "hidden_dim": 8, "n_layers": 2, "n_heads": 1}
     model = tiny_distilbert(**shape)
     trainer = make_trainer(tmp_path, train, test, effective, "cuda", model, num_train_epochs=1)
