@@ -155,9 +155,9 @@ def scoring_sizes(device_type: str, lengths: Lengths, fixed: bool | None = None)
         fixed: whether to use a fixed size; None: on CUDA.
     """
     if not (device_type == "cuda" if fixed is None else fixed):
-        # 512 tokens a thread were the fastest on a CPU, and above 2,048 glibc returns each layer's memory
+        # 1,024 tokens a thread were the fastest on a CPU, and above 2,048 glibc returns each layer's memory
         # to the system, so that page faults cost more than the products (docs/performance.md)
-        limit = min(2_048, 512 * torch.get_num_threads()) if device_type == "cpu" else 8_192
+        limit = min(2_048, 1_024 * torch.get_num_threads()) if device_type == "cpu" else 8_192
         return Sizes(limit, len(lengths))
     parts = split_evenly(lengths, SCORING_TOKENS, len(lengths))
     size = _round_up(max((sum(lengths[i] for i in part) for part in parts), default=1))
