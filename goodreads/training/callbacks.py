@@ -1,94 +1,155 @@
-"""What listens to the Trainer: complete checkpoints, signals, the log, early stopping."""
+"""Trainer callbacks: signals, checkpoints, the log, early stopping."""
 
-import shutil
+import shlex
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Args
 
-from goodreads.common.errors import InputError
-from goodreads.common.files import read_json, write_json
+from goodreads.common.errors import CheckFailed, InputError, Interrupted
 from goodreads.common.progress import log
+from goodreads.training import checkpoints
 
-COMPLETE = "complete.json"
-
-
-class CompleteCheckpoint(TrainerCallback):
-    """Writes complete.json last into each checkpoint: without it a checkpoint is not used.
-
-    Args:
-        fingerprint: what a checkpoint must agree with to be resumed.
-    """
-
-    def __init__(self, fingerprint: dict[str, Any]) -> None:
-        self.fingerprint = fingerprint
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the file."""
-        if args.should_save:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_json(folder / COMPLETE, self.fingerprint)
+ONCE = ("--resume", "--force")  # options of this run alone
 
 
 class StopOnSignal(TrainerCallback):
     """SIGINT and SIGTERM: finish the step, save a checkpoint, stop. A second signal kills at once.
 
     At the last step of an epoch the epoch's evaluation comes first, so that the checkpoint has its record.
-    Several processes stop after the same step: they ask each other after each, past the GPU, which would be
-    waited for.
+    Several processes stop after the same step: they agree over a CPU (gloo) group after each, so that the GPU
+    is not waited for.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None  # by any process, as of the last step
-        self._mine = 0
+        self._own = 0
         self._group: Any = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Take the signals over."""
         if args.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Give the signals back."""
         self._group = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: Any) -> None:
-        self._mine = number
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._own = number
         log.warning(
             "%s: saving a checkpoint after this step; again to stop at once", signal.Signals(number).name
         )
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Save and stop, unless the epoch ends with this step."""
-        number = torch.tensor(self._mine)
+        number = torch.tensor(self._own)
         if self._group is not None:
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
         self.received = int(number) or None
-        if self.received and state.epoch != int(state.epoch):
+        if self.received and _within_epoch(state):
             control.should_save = control.should_training_stop = True
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """After a stop within the epoch, nothing more; at its regular end, evaluate, save and stop."""
-        if self.received and state.epoch != int(state.epoch):
+        if self.received and _within_epoch(state):
             control.should_evaluate = control.should_save = control.should_log = False
         elif self.received:
             control.should_save = control.should_training_stop = True
+
+    def raise_interrupted(self, state: State) -> None:
+        """Raise Interrupted, with the command that continues the run, if a signal ended it before its end."""
+        if self.received and state.global_step < state.max_steps:
+            again = shlex.join(["python", "train.py", *(word for word in sys.argv[1:] if word not in ONCE)])
+            saved = f"checkpoint-{state.global_step} saved"
+            raise Interrupted(self.received, f"{saved}; go on with --resume: {again} --resume")
+
+
+def _within_epoch(state: State) -> bool:
+    return state.epoch is not None and state.epoch != int(state.epoch)
+
+
+class Checkpoints(TrainerCallback):
+    """Marks each checkpoint when it is begun and when it is whole, and removes older ones of this run.
+
+    To be added last: it looks at what the other callbacks decided.
+
+    Args:
+        run: fingerprint of the run, see ``goodreads.training.checkpoints``.
+        limit: checkpoints to keep; the best one is kept beside them.
+    """
+
+    def __init__(self, run: dict[str, Any], limit: int | None) -> None:
+        self.run, self.limit = run, limit
+        self.saving: Path | None = None  # the checkpoint that is being written
+
+    def on_step_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+        """Mark the checkpoint that the Trainer is going to write."""
+        if control.should_save:
+            self.saving = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if args.should_save:
+                self.saving.mkdir(parents=True, exist_ok=True)
+                (self.saving / checkpoints.COMPLETE).write_bytes(b"")
+
+    on_epoch_end = on_step_end
+
+    def on_save(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+        """Declare it whole, once every process has written its part."""
+        if args.world_size > 1:
+            torch.distributed.barrier()
+        if args.should_save and self.saving:
+            checkpoints.mark_complete(self.saving, self.run)
+            best = Path(state.best_model_checkpoint or "").name
+            for path in checkpoints.of_this_program(self.saving.parent)[: -self.limit if self.limit else 0]:
+                if path.name != best:
+                    checkpoints.remove(path)
+        self.saving = None
+
+    @contextmanager
+    def guard(self, folder: Path) -> Iterator[None]:
+        """Say what becomes of the checkpoints when training fails.
+
+        Raises:
+            InputError: a checkpoint could not be written.
+            CheckFailed: training diverged; checkpoints from before it stay.
+        """
+        try:
+            yield
+        except CheckFailed as error:
+            left = checkpoints.of_this_program(folder)
+            after = f"; {left[-1]} is from before that, and --force removes it" if left else ""
+            raise CheckFailed(f"{error}{after}") from error
+        except Exception as error:
+            if self.saving is None:
+                raise
+            checkpoints.remove(self.saving)
+            raise InputError(
+                f"cannot write {self.saving}: {error}; free space on the disk, then continue from the last "
+                "checkpoint with --resume, or start anew"
+            ) from error
 
 
 class LogEpochEnd(TrainerCallback):
     """Logs the loss at the end of each epoch, so that no logged mean spans two."""
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Ask for the log."""
         control.should_log = True
 
@@ -96,7 +157,9 @@ class LogEpochEnd(TrainerCallback):
 class PlainLog(TrainerCallback):
     """One readable line per log entry, for runs without a terminal."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(
+        self, args: Args, state: State, control: Control, logs: dict[str, float], **kwargs: Any
+    ) -> None:
         """Print the entry on the main process."""
         if not state.is_world_process_zero:
             return
@@ -110,36 +173,11 @@ class PlainLog(TrainerCallback):
 
 
 class StopOnValidation(EarlyStoppingCallback):
-    """Early stopping that looks at the validation split and is silent about the other."""
+    """Early stopping that ignores the test split."""
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
+        self, args: Args, state: State, control: Control, metrics: dict[str, float], **kwargs: Any
     ) -> None:
         """Count only evaluations that have the deciding metric."""
         if args.metric_for_best_model in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
-
-
-def last_checkpoint(folder: Path, fingerprint: dict[str, Any]) -> Path:
-    """The newest complete checkpoint below ``folder``; incomplete ones are named and passed over.
-
-    Raises:
-        InputError: there is none, or it belongs to a run with other settings.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    while found and not (found[-1] / COMPLETE).is_file():
-        log.warning("%s is incomplete and passed over", found.pop())
-    if not found:
-        raise InputError(f"--resume: no complete checkpoint in {folder}; run without --resume")
-    saved = read_json(found[-1] / COMPLETE, "a run without --resume")
-    changed = [f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in fingerprint.items() if saved.get(k) != v]
-    if changed:
-        raise InputError(f"--resume: {found[-1]} is of another run: {'; '.join(changed)}; drop --resume")
-    return found[-1]
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Remove what an earlier run left in its checkpoint folder, saying so."""
-    if folder.exists():
-        log.info("removing the checkpoints in %s", folder)
-        shutil.rmtree(folder)

@@ -6,7 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from goodreads.common import machine as runtime
+from goodreads.common import machine
+from goodreads.training.checkpoints import OWN, step
+from goodreads.training.flags import HONOURED
+from goodreads.training.trainer import GenreTrainer
+
+# of the fingerprint; the rest is transformers' own defaults, and the batch plan stands by itself
+SETTINGS = {*OWN, *HONOURED, "seed", "train_content_sha256"} - {"per_device_train_batch_size"}
 
 
 class Phases:
@@ -24,53 +30,55 @@ class Phases:
 
 
 def training_record(
-    trainer: Any, plan: Any, fingerprint: dict[str, Any], seconds: dict[str, float], resumed_from: str | None
+    trainer: GenreTrainer,
+    fingerprint: dict[str, Any],
+    seconds: dict[str, float],
+    resumed: Path | None,
+    variables: dict[str, str],
 ) -> dict[str, Any]:
     """What a finished run did.
 
     Args:
-        trainer: the GenreTrainer after training.
-        plan: its BatchPlan.
+        trainer: after training.
         fingerprint: what decided the weights.
         seconds: wall time per phase.
-        resumed_from: the checkpoint's name, or None; the figures of speed are then of the second part.
+        resumed: the checkpoint that the run was resumed from; speeds are those of the part since then.
+        variables: of the environment that may change figures or speed.
     """
-    state, tokens = trainer.state, int(trainer.train_dataset.lengths.sum())
+    resumed_from = step(resumed) if resumed else 0
+    state, lengths = trainer.state, trainer.train_dataset.lengths
     evaluation = sum(
         value
         for entry in state.log_history
         for key, value in entry.items()
-        if key.startswith("eval_")
-        and key.endswith("_runtime")
-        and entry["step"] > trainer._initial_global_step
+        if key.startswith("eval_") and key.endswith("_runtime") and entry["step"] > resumed_from
     )
-    training = seconds["train"] - evaluation
-    share = (
-        1 - trainer._initial_global_step / state.max_steps
-        if resumed_from
-        else state.epoch / state.num_train_epochs
-    )
-    epochs = state.num_train_epochs * share
+    epochs = (state.epoch or 0) * (1 - resumed_from / state.global_step)
+    per_second = epochs / (seconds["train"] - evaluation)
+    saved = state.best_global_step or state.global_step
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": fingerprint,
-        "batch": vars(plan),
+        "settings": {name: value for name, value in fingerprint.items() if name in SETTINGS},
+        "batch": vars(trainer.plan),
         "epochs": epoch_records(state.log_history),
         "steps": state.global_step,
-        "resumed_from": resumed_from,
+        "losses": [
+            {name: entry[name] for name in ("step", "epoch", "loss", "learning_rate")}
+            for entry in state.log_history
+            if "loss" in entry
+        ],
+        "saved_epoch": round((state.epoch or 0) * saved / state.global_step, 6),
+        "resumed_from": resumed.name if resumed else None,
         "best_checkpoint": Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None,
-        "data": {
-            "train_reviews": len(trainer.train_dataset),
-            "train_tokens_per_epoch": tokens,
-        },
-        "seconds": seconds | {"train": training, "evaluate_epochs": evaluation},
+        "data": {"train_reviews": len(lengths), "train_tokens_per_epoch": int(lengths.sum())},
+        "seconds": seconds | {"train": seconds["train"] - evaluation, "evaluate_epochs": evaluation},
         "throughput": {
-            "reviews_per_second": len(trainer.train_dataset) * epochs / training,
-            "tokens_per_second": tokens * epochs / training,
+            "reviews_per_second": len(lengths) * per_second,
+            "tokens_per_second": int(lengths.sum()) * per_second,
         },
-        "environment": runtime.environment(),
-        "git_commit": runtime.git_commit(Path(__file__).parent),
+        "environment": machine.environment() | {"variables": variables},
+        "git_commit": machine.git_commit(Path(__file__).parent),
     }
 
 

@@ -1,0 +1,195 @@
+"""Signals, checkpoints and their resumption, in runs of train.py within this process."""
+
+import errno
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from goodreads.training import callbacks
+from tests.helpers import QUICK, Result, assert_one_line_error, run_main, succeeded, temporary_files
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def interrupt(folder: Path, data: Path, moment: tuple[int, str], number: int, *more: Any) -> Result:
+    """Train until a line of the log, by its step and a key of it, and send a signal to this process then."""
+    on_log = callbacks.PlainLog.on_log
+
+    def log_and_stop(self: Any, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
+        on_log(self, args, state, control, logs, **kwargs)
+        if state.global_step == moment[0] and moment[1] in logs:
+            os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.PlainLog, "on_log", log_and_stop)
+        return run_main("train.py", *QUICK, "--data-dir", data, *more, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """A folder with checkpoints 10 and 14 of a run of 20 steps; not to be changed."""
+    folder = tmp_path_factory.mktemp("stopped")
+    interrupt(folder, small_data, (13, "loss"), signal.SIGTERM)
+    assert checkpoints(folder) == ["checkpoint-10", "checkpoint-14"]
+    return folder
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, stopped: Path) -> Path:
+    """A copy of ``stopped``."""
+    return Path(shutil.copytree(stopped, tmp_path / "interrupted"))
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "model-checkpoints").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [((6, "loss"), signal.SIGTERM), ((9, "loss"), signal.SIGINT), ((10, "eval_test_loss"), signal.SIGTERM)],
+    ids=["within the epoch", "in its last step", "in its evaluation"],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tmp_path: Path, trained: Path, small_data: Path, moment: tuple[int, str], number: signal.Signals
+) -> None:
+    result = interrupt(tmp_path, small_data, moment, number, "--max-length=64")
+    assert_one_line_error(result, "go on with --resume: python train.py --recipe sample", code=128 + number)
+    assert f"--data-dir {small_data} --max-length=64 --resume" in result.stderr
+    assert not (tmp_path / "model").exists()
+    resume = (*QUICK, "--data-dir", small_data, "--resume", "--save_total_limit", 1, "--run_name", "again")
+    result = succeeded(run_main("train.py", *resume, cwd=tmp_path))
+    assert weights(tmp_path) == weights(trained)
+    assert not (tmp_path / "model-checkpoints").exists()
+    assert not temporary_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"--learning_rate": "0.5"},
+        {"--label_smoothing_factor": "0.1"},
+        {"--lr_scheduler_type": "polynomial", "--lr_scheduler_kwargs": '{"power": 3}'},
+        {"--adam_beta2": "0.99"},
+        {"--seed": "1"},
+        {"--effective_batch_size": "16"},
+        {"--effective_batch_size": "32", "--per_device_train_batch_size": "8"},
+        {"--max_length": "32"},
+        {"--logging_steps": "1"},
+        {"--save_strategy": "no"},
+        {"--bf16": "true"},
+        {"--num_train_epochs": "3"},
+        {"--validation-per-genre": "5"},
+        {"--model_name_or_path": "distilbert-base-cased"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_may_decide_the_weights_must_agree(
+    stopped: Path, small_data: Path, changed: dict[str, str]
+) -> None:
+    words = [word for pair in changed.items() for word in pair]
+    result = run_main("train.py", *QUICK, "--data-dir", small_data, "--resume", *words, cwd=stopped)
+    name = list(changed)[-1].strip("-").replace("-", "_").replace("per_device_train_batch_size", "batch_")
+    assert_one_line_error(result, "checkpoint-14 is of another run", f"{name} was", "--force")
+
+
+def test_other_data_are_not_resumed_with(interrupted: Path, small_data: Path) -> None:
+    shutil.rmtree(interrupted / "data", ignore_errors=True)
+    more = ("--source", "sample", "--head", 100, "--per-genre", 30, "--train-per-genre", 20)
+    succeeded(run_main("data_loader.py", *more, cwd=interrupted))
+    result = run_main("train.py", *QUICK, "--resume", cwd=interrupted)
+    assert_one_line_error(result, "of another run", "train_content_sha256 was")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said"),
+    [
+        (truncate, "optimizer.pt", "damaged (optimizer.pt)"),
+        (flip, "model.safetensors", "damaged (model.safetensors)"),
+        (Path.unlink, "rng_state.pth", "damaged (rng_state.pth)"),
+        (Path.unlink, "complete.json", "incomplete"),
+        (
+            lambda path: path.write_bytes(b""),
+            "complete.json",
+            "incomplete",
+        ),  # as a kill while saving leaves it
+        (truncate, "complete.json", "incomplete"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(
+    interrupted: Path, trained: Path, small_data: Path, damage: Any, name: str, said: str
+) -> None:
+    folder = interrupted / "model-checkpoints"
+    damage(folder / "checkpoint-14" / name)
+    # what others may have put beside and into the checkpoints
+    shutil.copytree(folder / "checkpoint-14", folder / "checkpoint-14-backup")
+    (folder / "checkpoint-best").mkdir()
+    (folder / "checkpoint-10" / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine")
+    more = ("--data-dir", small_data, "--resume", "--save_total_limit", 1)
+    result = succeeded(run_main("train.py", *QUICK, *more, cwd=interrupted))
+    assert f"checkpoint-14 is {said} and passed over" in result.stderr
+    assert weights(interrupted) == weights(trained)
+    left = {"checkpoint-14-backup", "checkpoint-best", "checkpoint-10"}
+    assert set(checkpoints(interrupted)) - {"checkpoint-14"} == left
+    assert [path.name for path in (folder / "checkpoint-10").iterdir()] == ["notes.txt"]
+    assert (folder / "notes.txt").exists()
+
+
+def test_an_interrupted_run_is_given_up_only_when_asked(
+    interrupted: Path, trained: Path, small_data: Path
+) -> None:
+    data = ("--data-dir", small_data)
+    result = run_main("train.py", *QUICK, *data, cwd=interrupted)
+    assert_one_line_error(result, "model-checkpoints/checkpoint-14", "--resume", "--force")
+    assert checkpoints(interrupted) == ["checkpoint-10", "checkpoint-14"]
+    stranger = interrupted / "model-checkpoints" / "checkpoint-10-backup"
+    stranger.mkdir()
+    succeeded(run_main("train.py", *QUICK, *data, "--force", cwd=interrupted))
+    assert weights(interrupted) == weights(trained)
+    assert checkpoints(interrupted) == [stranger.name]
+
+
+def test_a_strangers_checkpoint_is_never_overwritten(tmp_path: Path, small_data: Path) -> None:
+    (tmp_path / "model-checkpoints" / "checkpoint-10").mkdir(parents=True)
+    for more in ((), ("--force",)):
+        result = run_main("train.py", *QUICK, "--data-dir", small_data, *more, cwd=tmp_path)
+        assert_one_line_error(result, "checkpoint-10 was not made by train.py")
+    result = run_main("train.py", *QUICK, "--data-dir", small_data, "--resume", cwd=tmp_path)
+    assert_one_line_error(result, "no complete checkpoint in model-checkpoints", "run without --resume")
+
+
+def test_a_full_disk_while_saving_gets_one_line(
+    tmp_path: Path, trained: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(content: Any, path: Any) -> None:
+        if "checkpoint-20" in str(path) and "optimizer" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, path)
+
+    more = ("--data-dir", small_data, "--save_strategy", "steps", "--save_steps", 4, "--save_total_limit", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        result = run_main("train.py", *QUICK, *more, cwd=tmp_path)
+    assert_one_line_error(result, "cannot write model-checkpoints/checkpoint-20: ", "No space", "--resume")
+    assert checkpoints(tmp_path) == ["checkpoint-12", "checkpoint-16"]
+    succeeded(run_main("train.py", *QUICK, *more, "--resume", cwd=tmp_path))
+    assert weights(tmp_path) == weights(trained)
