@@ -16,7 +16,10 @@ the best one on reviews kept from training. Writes the model folder and training
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import run as run_script
 from goodreads.common.files import sha256_file, write_json
