@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import gpu, speed
 from tests.helpers import ROOT, environment
 
 
@@ -16,3 +17,18 @@ def test_the_benchmark_of_loading_reports_a_table_and_json(tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr[-3000:]
     document = json.loads(result.stdout.splitlines()[-1])
     assert document["loopback"]["speedup"] > 0 and document["slow line"]["speedup"] > 0
+
+
+def test_the_benchmark_of_a_cpu_times_all_ways(tmp_path: Path) -> None:
+    speed.write_model(speed.TINY, tmp_path)
+    figures = speed.one_repeat(tmp_path, speed.TINY, (2, 8, 1))
+    assert figures.keys() >= speed.BARS.keys() and all(value > 0 for value in figures.values())
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu_too(tmp_path: Path) -> None:
+    speed.write_model(speed.TINY, tmp_path)
+    figures = gpu.time_training(tmp_path, speed.TINY, "default", 2) | gpu.time_scoring(
+        tmp_path, speed.TINY, 4
+    )
+    assert figures["default_packed"] and figures["default_ms_per_step"] > 0
+    assert figures["bfloat16_first_seconds"] > 0

@@ -227,10 +227,9 @@ def choose_layout(
         autocast: number format of autocast, if it is used.
         check: whether to compare both ways first; None: on any device but a CPU, where the tests do.
     """
-    padded = Padded(tokenizer)
-    if type(model) is not DistilBertForSequenceClassification:
+    padded, cpu = Padded(tokenizer), model.device.type == "cpu"
+    if type(model) is not DistilBertForSequenceClassification or model.device.type not in ("cpu", "cuda"):
         return padded
-    cpu = model.device.type == "cpu"
     packed = Packed(padded.values["input_ids"])
     enable(model)
     if (not cpu if check is None else check) and len(reviews):
