@@ -51,7 +51,7 @@ def training_curve(record: Document, data: str) -> "Figure":
         record: the log.
         data: what kind of reviews it trained on.
     """
-    rows, steps = record["epochs"], record["steps"] if isinstance(record["steps"], list) else []
+    rows, steps = record["epochs"], record.get("losses", [])
     best = str(record.get("best_checkpoint") or "").rpartition("-")[2]
     saved = next((row for row in rows if best == str(row["step"])), rows[-1])
     with mpl.rc_context(STYLE):

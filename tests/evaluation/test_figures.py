@@ -39,7 +39,8 @@ def training_log(epochs: int = 3, per_step: bool = True, best: int | None = None
     ]
     return {
         "epochs": rows,
-        "steps": steps if per_step else 10 * epochs,
+        "steps": 10 * epochs,
+        **({"losses": steps} if per_step else {}),
         "best_checkpoint": f"checkpoint-{10 * best}" if best else None,
         "settings": {"model_name_or_path": "/home/me/distil-mini"},
         "model": {"files_sha256": {"model.safetensors": "a" * 64}},
