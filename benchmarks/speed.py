@@ -55,7 +55,8 @@ def write_model(shape: dict[str, int], folder: Path) -> Path:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=LONGEST, model_input_names=["input_ids"], **names
     ).save_pretrained(folder)
-    config = transformers.DistilBertConfig(**shape, pad_token_id=0, id2label=dict(enumerate(sorted(GENRES))))
+    sizes: dict[str, Any] = shape
+    config = transformers.DistilBertConfig(**sizes, pad_token_id=0, id2label=dict(enumerate(sorted(GENRES))))
     transformers.set_seed(0)
     transformers.DistilBertForSequenceClassification(config).save_pretrained(folder)
     return folder
@@ -132,7 +133,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def arguments(device: str, **options: Any) -> transformers.TrainingArguments:
     """Of a run without files and logs."""
-    common = {
+    common: dict[str, Any] = {
         "output_dir": tempfile.gettempdir(),
         "save_strategy": "no",
         "report_to": [],

@@ -60,7 +60,7 @@ def score_reviews(
         CheckFailed: a logit is not a finite number.
     """
     parts = layout.split(reviews.lengths, sizes)
-    logits = torch.zeros(len(reviews), model.config.num_labels, device=model.device)
+    logits = torch.zeros(len(reviews), len(model.config.id2label or ()), device=model.device)
     progress = Progress("score", len(reviews), "reviews") if show else None
     own = parts[process::processes]
     with torch.inference_mode():

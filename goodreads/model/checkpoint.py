@@ -234,7 +234,8 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{folder} has no trained classifier (no {missing}); fine-tune it with train.py")
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    config: Any = model.config
+    labels = [config.id2label[i] for i in range(config.num_labels)]
     max_length = min(tokenizer.model_max_length, position_limit(model))
     return Classifier(model.eval().to(device), tokenizer, labels, max_length)
 
@@ -258,7 +259,11 @@ def _load(
     name: str | Path, what: str, **options: Any
 ) -> tuple["PreTrainedTokenizerFast", "PreTrainedModel", dict[str, Any]]:
     """Tokenizer, model and transformers' loading report; ``what`` names the model in errors."""
-    common = {"trust_remote_code": False, "local_files_only": options.pop("local_files_only", False)}
+    tokenizer: Any
+    common: dict[str, Any] = {
+        "trust_remote_code": False,
+        "local_files_only": options.pop("local_files_only", False),
+    }
     try:
         part = "tokenizer"
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)

@@ -201,14 +201,18 @@ def enable(model: "PreTrainedModel") -> None:
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
     model.set_attn_implementation(NAME)
-    block = model.distilbert.transformer.layer[-1]
+    block = _last_block(model)
     block.forward = MethodType(_last_layer, block)
 
 
 def disable(model: "PreTrainedModel") -> None:
     """Undo ``enable``."""
     model.set_attn_implementation("sdpa")
-    del model.distilbert.transformer.layer[-1].forward
+    del _last_block(model).forward
+
+
+def _last_block(model: Any) -> Any:
+    return model.distilbert.transformer.layer[-1]
 
 
 def choose_layout(
@@ -257,7 +261,7 @@ def find_problem(
     indices = some[np.linspace(0, len(some) - 1, PROOF_REVIEWS).astype(int)].tolist()
     tokens = int(reviews.lengths[indices].sum())
     sizes = Sizes(tokens, len(indices), (tokens + 100,), len(indices) + 1)
-    weight = model.distilbert.embeddings.LayerNorm.weight
+    weight: Any = model.get_parameter("distilbert.embeddings.LayerNorm.weight")
     device, found = model.device.type, []
     try:
         for layout, training in ((padded, False), (packed, False), (packed, True)):

@@ -4,7 +4,7 @@ For the sample run and the tests, where no pretrained weights can be had.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -37,9 +37,13 @@ def build_tokenizer(texts: Iterable[str], max_length: int) -> "PreTrainedTokeniz
 
 def build_config(vocabulary: int, max_length: int, label_names: Sequence[str]) -> "DistilBertConfig":
     """The configuration of a two-layer DistilBERT, 128 wide."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": max_length,
+        "pad_token_id": 0,
+    }
     return transformers.DistilBertConfig(
-        **{"vocab_size": vocabulary, "max_position_embeddings": max_length, "pad_token_id": 0},
-        **{"dim": 128, "hidden_dim": 512, "n_layers": 2, "n_heads": 4},
+        **sizes | {"dim": 128, "hidden_dim": 512, "n_layers": 2, "n_heads": 4},
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
     )

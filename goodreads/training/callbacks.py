@@ -103,7 +103,7 @@ class Checkpoints(TrainerCallback):
     def on_step_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Mark the checkpoint that the Trainer is going to write."""
         if control.should_save:
-            self.saving = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.saving = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             if args.should_save:
                 self.saving.mkdir(parents=True, exist_ok=True)
                 (self.saving / checkpoints.COMPLETE).write_bytes(b"")
@@ -157,12 +157,11 @@ class LogEpochEnd(TrainerCallback):
 class PlainLog(TrainerCallback):
     """One readable line per log entry, for runs without a terminal."""
 
-    def on_log(
-        self, args: Args, state: State, control: Control, logs: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Print the entry on the main process."""
         if not state.is_world_process_zero:
             return
+        logs: dict[str, float] = kwargs["logs"]
         place = f"epoch {state.epoch or 0:.2f}, step {state.global_step}/{state.max_steps}"
         if "loss" in logs:
             log.info("%s: loss %.4f, learning rate %.2e", place, logs["loss"], logs["learning_rate"])
@@ -176,7 +175,7 @@ class StopOnValidation(EarlyStoppingCallback):
     """Early stopping that ignores the test split."""
 
     def on_evaluate(
-        self, args: Args, state: State, control: Control, metrics: dict[str, float], **kwargs: Any
+        self, args: Args, state: State, control: Control, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Count only evaluations that have the deciding metric."""
         if args.metric_for_best_model in metrics:

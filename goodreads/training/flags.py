@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 
 import torch
 import yaml
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_tf32_available
 
 from goodreads.common.errors import InputError
@@ -199,29 +200,27 @@ def complete(
 
 def _try_out(arguments: TrainingArguments) -> None:
     """Try loggers, optimizer and schedule now rather than after the data are read."""
-    for logger in set(arguments.report_to) - set(get_available_reporting_integrations()):
+    for logger in set(arguments.report_to or ()) - set(get_available_reporting_integrations()):
         raise InputError(f"--report_to {logger}: not installed (pip install {logger}), or no known logger")
-    layer = torch.nn.Linear(1, 1)
+    layer: Any = torch.nn.Linear(1, 1)  # in place of a model
     layer(torch.ones(1)).backward()
-    flag = f"--optim {arguments.optim.value}"
+    schedule, options = str(SchedulerType(arguments.lr_scheduler_type).value), arguments.lr_scheduler_kwargs
+    flag = f"--optim {OptimizerNames(arguments.optim).value}"
     try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        optimizer = kind(layer.parameters(), **options)
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        optimizer = kind(layer.parameters(), **settings)
         without = copy.copy(arguments)
         without.optim_args = None
-        if arguments.optim_args and (kind, options) == Trainer.get_optimizer_cls_and_kwargs(without, layer):
+        if arguments.optim_args and (kind, settings) == Trainer.get_optimizer_cls_and_kwargs(without, layer):
             raise ValueError(f"--optim_args {arguments.optim_args} has no effect on this optimizer")
-        flag = f"--lr_scheduler_type {arguments.lr_scheduler_type.value}"
+        flag = f"--lr_scheduler_type {schedule}"
+        warmup = arguments.get_warmup_steps(TRIAL_STEPS)
         scheduler = get_scheduler(
-            arguments.lr_scheduler_type,
-            optimizer,
-            arguments.get_warmup_steps(TRIAL_STEPS),
-            TRIAL_STEPS,
-            arguments.lr_scheduler_kwargs,
+            schedule, optimizer, warmup, TRIAL_STEPS, options if isinstance(options, dict) else None
         )
         for _ in range(TRIAL_STEPS):
             optimizer.step()
-            scheduler.step(*[1.0] * (arguments.lr_scheduler_type.value in ON_A_LOSS))
+            scheduler.step(*[1.0] * (schedule in ON_A_LOSS))
             rate = optimizer.param_groups[0]["lr"]
             if not (math.isfinite(rate) and rate >= 0):
                 raise ValueError(f"it leads to a learning rate of {rate}")

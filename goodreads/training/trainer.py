@@ -21,6 +21,7 @@ from goodreads.model.packed import choose_layout
 from goodreads.model.tokenized import TokenizedReviews
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
     from transformers.modeling_outputs import SequenceClassifierOutput
 
 
@@ -57,8 +58,9 @@ def mean_loss(
         A scalar. The Trainer's default divides by the number of accumulation steps instead, which weighs a
         short last micro-batch too high.
     """
+    logits: Any = outputs.logits
     loss = torch.nn.functional.cross_entropy(
-        outputs.logits.float(),
+        logits.float(),
         labels,
         reduction="mean" if num_items_in_batch is None else "sum",
         label_smoothing=label_smoothing,
@@ -78,6 +80,11 @@ class GenreTrainer(Trainer):
         plan: reviews per step and what a device takes at once.
         kwargs: the Trainer's, with ``TokenizedReviews`` as data sets.
     """
+
+    model: "PreTrainedModel"
+    processing_class: "PreTrainedTokenizerFast"
+    train_dataset: TokenizedReviews
+    eval_dataset: dict[str, TokenizedReviews]
 
     def __init__(self, *, plan: BatchPlan, **kwargs: Any) -> None:
         args = kwargs["args"]
@@ -109,9 +116,14 @@ class GenreTrainer(Trainer):
         return 0
 
     def training_step(
-        self, model: torch.nn.Module, inputs: Share, num_items_in_batch: int | None = None
+        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Compute the gradients of this process's share of an effective batch.
+
+        Args:
+            model: in the wrapper of several processes, if there are several.
+            inputs: a ``Share``.
+            num_items_in_batch: not used; the share says it.
 
         Returns:
             The process's part of the loss times the number of processes (the Trainer logs their mean).
@@ -142,9 +154,9 @@ class GenreTrainer(Trainer):
         if not share["counts"]:
             inputs["labels"].fill_(-100)
         with self.compute_loss_context_manager():
-            loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=share["effective"])
+            loss: Any = self.compute_loss(model, inputs, num_items_in_batch=share["effective"])
         self.accelerator.backward(loss)
-        return loss.detach()
+        return torch.as_tensor(loss.detach())
 
     def _less_memory(self, reviews: int) -> str:
         if reviews == 1:

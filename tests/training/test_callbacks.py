@@ -22,9 +22,9 @@ def interrupt(folder: Path, data: Path, moment: tuple[int, str], number: int, *m
     """Train until a line of the log, by its step and a key of it, and send a signal to this process then."""
     on_log = callbacks.PlainLog.on_log
 
-    def log_and_stop(self: Any, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
-        on_log(self, args, state, control, logs, **kwargs)
-        if state.global_step == moment[0] and moment[1] in logs:
+    def log_and_stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        on_log(self, args, state, control, **kwargs)
+        if state.global_step == moment[0] and moment[1] in kwargs["logs"]:
             os.kill(os.getpid(), number)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,12 @@ def test_what_may_decide_the_weights_must_agree(
 ) -> None:
     words = [word for pair in changed.items() for word in pair]
     result = run_main("train.py", *QUICK, "--data-dir", small_data, "--resume", *words, cwd=stopped)
-    name = list(changed)[-1].strip("-").replace("-", "_").replace("per_device_train_batch_size", "batch_")
+    name = (
+        list(changed)[-1]
+        .strip("-")
+        .replace("-", "_")
+        .replace("per_device_train_batch_size", "batch_per_device")
+    )
     assert_one_line_error(result, "checkpoint-14 is of another run", f"{name} was", "--force")
 
 
