@@ -39,12 +39,12 @@ def draw_all(
     for name, result in evaluations.items():
         made[f"confusion_matrix_{name}"] = figures.confusion(result)
         made[f"per_class_metrics_{name}"] = figures.per_genre(copies if result in copies else [result])
-        made[f"overall_metrics_{name}"] = figures.overall(result)
+        made[f"overall_metrics_{name}"] = figures.overall([result])
         if "calibration" in result:
             made[f"reliability_{name}"] = figures.reliability(result)
     if pairs:
         names = "_".join(result["name"] for result in compared)
-        made[f"comparison_{names}"] = figures.comparison(compared, pairs)
+        made[f"comparison_{names}"] = figures.overall(compared, pairs)
     files = [f"{stem}.{kind}" for stem in made for kind in formats]
     with locked(results_dir), atomic_files(results_dir) as folder:
         for name in files:

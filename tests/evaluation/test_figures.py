@@ -110,9 +110,9 @@ def test_every_picture_is_printable(tmp_path: Path, write: Write, genres: int, e
         figures.confusion(both[1]),
         figures.per_genre(both),
         figures.per_genre(both[:1]),
-        figures.overall(both[1]),
+        figures.overall(both[1:]),
         figures.reliability(both[1]),
-        figures.comparison(both, pairs),
+        figures.overall(both, pairs),
     ):
         assert_printable(figure)
         assert "generated test reviews" in words(figure)
@@ -130,7 +130,7 @@ def test_extreme_scores_are_printable(tmp_path: Path, write: Write) -> None:
         for figure in (
             figures.confusion(result),
             figures.per_genre([result]),
-            figures.overall(result),
+            figures.overall([result]),
             figures.reliability(result),
         ):
             assert_printable(figure)
@@ -139,7 +139,7 @@ def test_extreme_scores_are_printable(tmp_path: Path, write: Write) -> None:
 def test_many_evaluations_fit_one_picture(tmp_path: Path, write: Write) -> None:
     names = ["local", "tfidf", "a-name-of-a-run-that-goes-on-and-on", "modernbert", "seed-43"]
     documents = [write(name, seed=i, weights=str(i) * 64) for i, name in enumerate(names)]
-    figure = figures.comparison(documents, comparison.compare_all(tmp_path, names, seed=1))
+    figure = figures.overall(documents, comparison.compare_all(tmp_path, names, seed=1))
     assert_printable(figure)
     assert "differences in accuracy" in words(figure)
 
@@ -188,12 +188,12 @@ def test_the_confusion_matrix_has_one_decimal_blank_zeros_and_no_upright_labels(
 
 def test_chance_and_for_its_own_protocol_the_references_accuracy_are_drawn(write: Write) -> None:
     data = {"reviews": 160, "source": "https://example.org/", "parameters": dict(figures.PROTOCOL)}
-    assert "Reference's accuracy (0.5538)" in words(figures.overall(write("local", data=data)))
+    assert "Reference's accuracy (0.5538)" in words(figures.overall([write("local", data=data)]))
     for other in ({"source": "sample"}, {"parameters": {**figures.PROTOCOL, "seed": 43}}, {"parameters": {}}):
-        shown = words(figures.overall(write("local", data=data | other)))
+        shown = words(figures.overall([write("local", data=data | other)]))
         assert "Reference" not in shown
         assert "Chance (0.125)" in shown
-    assert "Reference" not in words(figures.overall(write("local", genres=2, data=data)))
+    assert "Reference" not in words(figures.overall([write("local", genres=2, data=data)]))
 
 
 def test_the_files_have_300_dots_an_inch_and_one_picture_shows_local_and_hub(
@@ -224,8 +224,8 @@ def test_no_path_of_this_machine_is_in_a_picture(write: Write) -> None:
         model={"source": "/home/me/secret/model"},
         data={"reviews": 160, "source": "/home/me/secret/goodreads"},
     )
-    assert "secret" not in words(figures.overall(result)) + results.origin(result) + results.reviews(result)
-    assert "model (weights aaaaaaaa)" in words(figures.overall(result))
+    assert "secret" not in words(figures.overall([result])) + results.origin(result) + results.reviews(result)
+    assert "model (weights aaaaaaaa)" in words(figures.overall([result]))
 
 
 def test_logits_of_equal_size_are_drawn_as_calibrated_or_not(write: Write) -> None:
