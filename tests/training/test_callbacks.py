@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
 from goodreads.training import callbacks
 from tests.helpers import QUICK, Result, assert_one_line_error, run_main, succeeded, temporary_files
@@ -198,3 +200,26 @@ def test_a_full_disk_while_saving_gets_one_line(
     assert checkpoints(tmp_path) == ["checkpoint-12", "checkpoint-16"]
     succeeded(run_main("train.py", *QUICK, *more, "--resume", cwd=tmp_path))
     assert weights(tmp_path) == weights(trained)
+
+
+def take_steps(rank: int, folder: Path) -> None:
+    """One of two processes: it takes up to four steps, and process 1 gets a signal in the second."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    args: Any = SimpleNamespace(world_size=2)
+    control, stop = TrainerControl(), callbacks.StopOnSignal()
+    stop.on_train_begin(args, TrainerState(), control)
+    for step in range(1, 5):
+        if (rank, step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop.on_step_end(args, TrainerState(epoch=step / 10, global_step=step), control)
+        if control.should_training_stop:
+            assert control.should_save
+            (folder / str(rank)).write_text(f"{step} {stop.received}")
+            break
+    stop.on_train_end(args, TrainerState(), control)
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_stop_after_the_same_step(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(take_steps, (tmp_path,), nprocs=2)
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["2 15"] * 2
