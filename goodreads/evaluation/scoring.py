@@ -34,6 +34,8 @@ def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.floa
         CheckFailed: a logit is not a finite number.
     """
     model = classifier.model
+    if not texts:
+        return np.zeros((0, len(classifier.labels)), np.float32), 0
     reviews = tokenize_texts(classifier.tokenizer, texts, classifier.max_length)
     layout = choose_layout(model, classifier.tokenizer, reviews)
     sizes = scoring_sizes(model.device.type, reviews.lengths)

@@ -79,18 +79,9 @@ def tokenize(
 def tokenize_texts(
     tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], max_length: int
 ) -> TokenizedReviews:
-    """Reviews without labels, tokenized in memory; for the arguments see ``tokenize``."""
-    progress = Progress("tokenize", len(texts), "reviews")
-    tables = []
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        columns = tokenize(tokenizer, batch, max_length) | {"label": [0] * len(batch)}
-        tables.append(pa.table(columns, schema=_features(tokenizer).arrow_schema))
-        progress.update(len(batch))
-    progress.close()
-    return TokenizedReviews(
-        pa.concat_tables(tables) if tables else _features(tokenizer).arrow_schema.empty_table()
-    )
+    """One review or more without labels, tokenized in memory; for the arguments see ``tokenize``."""
+    source = datasets.Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
+    return _map(source, tokenizer, max_length, None)
 
 
 def tokenize_split(
@@ -115,11 +106,11 @@ def tokenize_split(
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-            return _tokenize(split, tokenizer, max_length, Path(scratch), path)
+            return _map(_source(split, scratch), tokenizer, max_length, path)
     except (OSError, pa.ArrowException) as error:
         log.warning("the tokens are kept in memory alone: cannot write %s: %s", cache_dir, error)
     with tempfile.TemporaryDirectory() as scratch:
-        return _tokenize(split, tokenizer, max_length, Path(scratch), None)
+        return _map(_source(split, scratch), tokenizer, max_length, None)
 
 
 def _key(split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> str:
@@ -139,39 +130,34 @@ def _key(split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_
     return sha256_lines([FORMAT, content, *rules, str(max_length)])
 
 
-def _features(tokenizer: "PreTrainedTokenizerFast") -> datasets.Features:
-    names = list(tokenizer("a", return_attention_mask=False))
-    ids = datasets.List(datasets.Value("int32"))
-    return datasets.Features(dict.fromkeys(names, ids) | {"label": datasets.Value("int64")})
+def _source(split: Split | ShardedSplit, scratch: str) -> datasets.Dataset:
+    """Texts and labels; those of shards are copied to ``scratch``, which must stay until they are read."""
+    datasets.disable_progress_bars()  # ours is used
+    if isinstance(split, Split):
+        return datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
+    paths = [str(shard) for shard in split.shards]
+    return datasets.Dataset.from_parquet(paths, columns=["text", "label"], cache_dir=scratch)
 
 
-def _tokenize(
-    split: Split | ShardedSplit,
-    tokenizer: "PreTrainedTokenizerFast",
-    max_length: int,
-    scratch: Path,
-    path: Path | None,
+def _map(
+    source: datasets.Dataset, tokenizer: "PreTrainedTokenizerFast", max_length: int, path: Path | None
 ) -> TokenizedReviews:
-    """Tokenize into the Arrow file ``path``, or into memory. ``scratch`` gets the shards' texts meanwhile."""
+    """Tokenize into the Arrow file ``path``, or into memory."""
     datasets.disable_progress_bars()
-    if isinstance(split, ShardedSplit):
-        source = datasets.Dataset.from_parquet(
-            [str(shard) for shard in split.shards], columns=["text", "label"], cache_dir=str(scratch)
-        )
-    else:
-        source = datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
     progress = Progress("tokenize", len(source), "reviews")
 
     def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         progress.update(len(batch["text"]))
         return dict(tokenize(tokenizer, batch["text"], max_length)) | {"label": batch["label"]}
 
+    ids = datasets.List(datasets.Value("int32"))
+    names = list(tokenizer(["a"], return_attention_mask=False))
     made = source.map(
         columns,
         batched=True,
         batch_size=BATCH,
         remove_columns=["text"],
-        features=_features(tokenizer),
+        features=datasets.Features(dict.fromkeys(names, ids) | {"label": datasets.Value("int64")}),
         keep_in_memory=path is None,
         cache_file_name=str(path) if path else None,
         load_from_cache_file=False,

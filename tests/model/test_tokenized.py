@@ -98,8 +98,8 @@ def test_without_a_cache_the_tokens_are_kept_in_memory(
             raise OSError(28, "No space left on device")
         return real(*arguments)
 
-    real = tokenized._tokenize
-    monkeypatch.setattr(tokenized, "_tokenize", full_disk)
+    real = tokenized._map
+    monkeypatch.setattr(tokenized, "_map", full_disk)
     assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "full"), split, tokenizer)
     assert "No space left" in caplog.text
 
@@ -118,7 +118,7 @@ def test_shards_take_the_same_path(tmp_path: Path, tokenizer: Any) -> None:
     assert_tokens(tokenize_split(sharded, tokenizer, 64, tmp_path / "tokens"), split, tokenizer)
 
 
-def test_an_empty_text_becomes_a_token_where_there_are_no_special_ones(tokenizer: Any) -> None:
+def test_an_empty_text_becomes_a_token_where_there_are_no_special_ones() -> None:
     class Plain:
         pad_token_id = 7
 
@@ -128,4 +128,10 @@ def test_an_empty_text_becomes_a_token_where_there_are_no_special_ones(tokenizer
     reviews = tokenize_texts(Plain(), ["", ""], 9)  # type: ignore[arg-type]
     assert reviews.names == ["input_ids", "token_type_ids"]
     assert np.concatenate(reviews.rows("input_ids", [0, 1])).tolist() == [7, 7]
-    assert len(tokenize_texts(tokenizer, [], 9)) == 0
+
+
+def test_the_small_tokenizer_is_the_same_every_time() -> None:
+    texts = [f"The {word} was unlike the {other}, wasn't it?" for word in "abc" for other in ("magic", "war")]
+    first, second = (build_tokenizer(texts, 64).get_vocab() for _ in range(2))
+    assert first == second
+    assert [first[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(range(5))
