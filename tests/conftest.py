@@ -77,6 +77,3 @@ def real() -> Path:
     path = Path(folder).resolve()
     assert (path / "goodreads").is_dir(), f"GOODREADS_REAL={folder} has no folder goodreads"
     return path
-
-
-shared = real  # until every test has taken the new name
