@@ -1,5 +1,6 @@
 """Every picture that a results folder has the files for."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ def draw_all(
     made: dict[str, Figure] = {}
     path = results_dir / "training_log.json"
     if path.exists():
-        record = read_json(path, "python train.py")
+        record = read_json(path, f"python train.py --results-dir {shlex.quote(str(results_dir))}")
         try:
             made["training_loss"] = figures.training_curve(record, _kind(evaluations))
         except (KeyError, TypeError, ValueError, IndexError) as error:
