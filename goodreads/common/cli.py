@@ -16,14 +16,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from goodreads.common.errors import Ended
+from goodreads.common.errors import Ended, InputError
 from goodreads.common.files import remove_temporaries
 from goodreads.common.progress import log
 
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LONGEST = 2000  # characters of a library's message
 _secrets: set[str] = set()
 
@@ -51,21 +49,18 @@ class Parser(argparse.ArgumentParser):
         return re.sub(r"\s+\(default:\s+(None|False)\)", "", super().format_help())
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2 after one line, which names similar options if one is unknown."""
-        hint = ""
-        if unknown := re.search(r"^unrecognized arguments: (?:.* )?--?([\w-]+)", message):
-            options = re.findall(r"--[\w-]+", self.format_usage())
-            if similar := similar_options(unknown[1], options):
-                hint = f"; did you mean {' or '.join(similar)}?"
-        one_line_error(self.prog, f"{message}{hint} (see {self.prog} --help)")
-        raise SystemExit(2)
+        """Raise InputError, which names similar options if one is unknown."""
+        if unknown := re.search(r"unrecognized arguments: (?:.* )?--?([\w-]+)", message):
+            similar = similar_options(unknown[1], re.findall(r"--[\w-]+", self.format_usage()))
+            message += f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise InputError(f"{message} (see {self.prog} --help)")
 
 
 def similar_options(name: str, options: list[str]) -> list[str]:
     """At most three of the options that ``name`` may stand for: by initials, as a part of it, by spelling."""
-    known = {option.lstrip("-").replace("-", "_"): option for option in options}
     name = name.replace("-", "_")
-    found = [key for key in known if name == "".join(word[0] for word in key.split("_") if word)]
+    known = {option.strip("-").replace("-", "_"): option for option in options}
+    found = [key for key in known if name == "".join(word[:1] for word in key.split("_"))]
     found += [key for key in known if len(name) > 2 and name in key]
     found += difflib.get_close_matches(name, known, n=2, cutoff=0.7)
     return [known[key] for key in dict.fromkeys(found)][:3]
@@ -92,34 +87,53 @@ def hide(secret: str | None) -> None:
 
 def redacted(text: str) -> str:
     """The text with every known secret, and every password in a URL, replaced by ``***``."""
-    for name in TOKEN_VARIABLES:
-        hide(os.environ.get(name))
     for secret in sorted(_secrets, key=len, reverse=True):
-        for form in (secret, repr(secret)[1:-1]):
-            text = text.replace(form, "***")
+        text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
     return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
 
-def one_line_error(prog: str, message: object) -> None:
+def print_error(prog: str, message: str) -> None:
     """Print ``prog: error: message`` on stderr, as one line whatever the message holds."""
-    line = " ".join(redacted(str(message)).split())
+    line = " ".join(redacted(message).split())
     line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], line)
     with suppress(OSError):  # nobody reads it
         print(f"{prog}: error: {line}", file=sys.stderr, flush=True)
 
 
-def debugging() -> bool:
-    """Whether the user asked for tracebacks, by ``--debug`` or ``GOODREADS_DEBUG=1``."""
-    return "--debug" in sys.argv[1:] or os.environ.get("GOODREADS_DEBUG", "") not in ("", "0")
-
-
 def run(main: Callable[[], None], prog: str) -> NoReturn:
     """Run a script's ``main`` and turn its outcome into an exit status and, on failure, one line."""
-    _open_streams()
-    _start_log()
+    _prepare(prog)
+    status: int | str | None = 0
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
+    except BaseException as error:  # a panic in a library written in Rust is no Exception
+        status = _report(error, prog)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            status = status or _report(error, prog)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python complains when it ends
+    sys.exit(status)
+
+
+def _prepare(prog: str) -> None:
+    """Standard streams that take anything, a log without secrets, and an end at once on SIGTERM."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; the next file would take its number and get its output
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    hide(os.environ.get("HF_TOKEN"))
+    hide(os.environ.get("HUGGING_FACE_HUB_TOKEN"))
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Handler()])
+    log.setLevel(logging.INFO)
     process = os.getpid()
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
+    def stop(number: int, frame: object) -> NoReturn:
         # straight out: the interpreter's own end can take seconds, and a library could swallow an exception
         if os.getpid() == process:  # a worker process that was forked leaves everything to its parent
             remove_temporaries()
@@ -128,83 +142,33 @@ def run(main: Callable[[], None], prog: str) -> NoReturn:
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    try:
-        try:
-            main()
-        finally:
-            sys.stdout.flush()
-    except SystemExit:
-        raise
-    except BaseException as error:  # a panic in a library written in Rust is no Exception
-        if isinstance(error, BrokenPipeError) and _readers_left():
-            _discard_output()
-            sys.exit(128 + signal.SIGPIPE)
-        if debugging():
-            print(redacted(traceback.format_exc()), file=sys.stderr, end="")
-        message, status = _outcome(error)
-        one_line_error(prog, message)
-        _discard_output()
-        sys.exit(status)
-    sys.exit(0)
 
 
-def _readers_left() -> bool:
-    """Whether stdout or stderr is a pipe that nobody reads any more, as after ``| head``."""
-    poll = select.poll()
-    poll.register(1, 0)
-    poll.register(2, 0)
-    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to stderr, without secrets."""
 
-
-def _discard_output() -> None:
-    """Send what cannot be written to the null device, or Python complains about it when it ends."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _outcome(error: BaseException) -> tuple[str, int]:
-    """What to say about an error, and the exit status."""
-    if isinstance(error, Ended):
-        return str(error), error.status
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 128 + signal.SIGINT
-    if isinstance(error, MemoryError):
-        return "out of memory", 2
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}; what the scripts need is installed by: pip install -r requirements.txt", 2
-    said = f"{type(error).__name__}: {str(error)[:LONGEST]}"
-    if isinstance(error, OSError) and error.strerror:
-        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"{said}; for the traceback run again with --debug", 2
-
-
-def _open_streams() -> None:
-    """Give closed standard streams the null device, and let the others print any character.
-
-    Without this a file or socket that is opened next takes the number of a closed stream and gets its output.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
-def _start_log() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.INFO)
+def _report(error: BaseException, prog: str) -> int:
+    """Say what went wrong, and return the exit status."""
+    if isinstance(error, BrokenPipeError):
+        pipes = select.poll()
+        for number in (1, 2):
+            pipes.register(number, 0)
+        if pipes.poll(0):  # nobody reads our output any more, as after ``| head``
+            return 128 + signal.SIGPIPE
+    if "--debug" in sys.argv[1:] or os.environ.get("GOODREADS_DEBUG", "0") not in ("", "0"):
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    if isinstance(error, Ended):
+        said, status = str(error), error.status
+    elif isinstance(error, KeyboardInterrupt):
+        said, status = "interrupted", 128 + signal.SIGINT
+    else:
+        hint = "for the traceback run again with --debug"
+        if isinstance(error, ModuleNotFoundError):
+            hint = "what the scripts need is installed by: pip install -r requirements.txt"
+        said, status = f"{type(error).__name__}: {str(error)[:LONGEST]}; {hint}", 2
+    print_error(prog, said)
+    return status

@@ -22,4 +22,4 @@ class Interrupted(Ended):
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
-        self.signum, self.status = signum, 128 + signum
+        self.status = 128 + signum

@@ -32,16 +32,15 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
+        _temporaries.discard(made)
         _remove(made)
 
 
 def _remove(path: Path) -> None:
-    _temporaries.discard(path)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+    """Remove a file, a link or a folder, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def remove_temporaries() -> None:
@@ -52,26 +51,21 @@ def remove_temporaries() -> None:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Turn an error of the file system into an InputError that names ``target``."""
+    """Turn an error of the file system into an InputError that names ``target`` and says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
-            raise  # from reading a network connection meanwhile
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+        said = f"cannot write {target}: {error.strerror or error} (as user {os.geteuid()})"
+        hint = "free space or name another folder; for containers see docs/containers.md"
+        raise InputError(f"{said}; {hint}") from error
 
 
 def check_writable(folder: Path) -> None:
     """Raise InputError, saying what to do, unless files can be made in the folder or it can be made."""
     real = Path(os.path.realpath(folder))
-    there = next(path for path in (real, *real.parents) if os.path.lexists(path))
-    try:
+    with _writing(folder):
+        there = next(path for path in (real, *real.parents) if os.path.lexists(path))
         tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise InputError(
-            f"cannot write {folder}: {error.strerror}; name another folder, or in a container mount one of "
-            f"your own and start it as yourself, as docs/containers.md shows (this is user {os.geteuid()})"
-        ) from None
 
 
 @contextmanager
@@ -87,17 +81,17 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         InputError: the folder cannot be made or written to, or another process holds it.
     """
+    real = Path(os.path.realpath(folder))
     with _writing(folder):
-        real = Path(os.path.realpath(folder))
         real.mkdir(parents=True, exist_ok=True)
         lock = FileLock(real / LOCK, is_singleton=True)
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
+            said = f"another run is writing to {folder}"
             if not wait:
-                said = f"another run is writing to {folder}; wait for it to end, or name another folder"
-                raise InputError(said) from None
-            log.warning("another run is writing to %s; waiting for it to end", folder)
+                raise InputError(f"{said}; wait for it to end, or name another folder") from None
+            log.warning("%s; waiting for it to end", said)
             held = lock.acquire()
     with held:
         for leftover in set(real.glob(f".*{SUFFIX}")) - _temporaries:
@@ -121,67 +115,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(folder: Path) -> Iterator[Path]:
+def atomic_files(folder: Path, alone: bool = False) -> Iterator[Path]:
     """Yield a temporary folder whose files all move into ``folder`` when the block ends without an error.
 
-    They move in order of name, the JSON files last: those name the others by hash.
+    They move in order of path, the JSON files last: those name the others by hash.
+
+    Args:
+        folder: made if missing; may be a link or a mount point.
+        alone: remove all else from it, just before they move. A kill meanwhile leaves an incomplete folder,
+            never a mixture of old and new files.
 
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    with _writing(folder), _temporary(folder / "files") as temporary:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync(temporary)
-        for path in sorted(temporary.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
-            path.replace(Path(os.path.realpath(folder / path.name)))
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that replaces ``path`` when the block ends without an error.
-
-    A folder cannot replace another in one step: a kill between the two renames leaves no ``path`` at all
-    (never a mixture), and both the old and the complete new folder under temporary names beside it. A link to
-    a folder stays a link. A folder that cannot be renamed, such as a mount point, gets the new files one by
-    one.
-
-    Raises:
-        InputError: the parent cannot be written to, or the disk is full.
-    """
-    path = Path(os.path.realpath(path))
-    in_place = path.is_dir() and (path.is_mount() or not os.access(path.parent, os.W_OK))
-    place = path / "new" if in_place else path
-    with _writing(path), _temporary(place) as temporary, _temporary(path) as old:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync(temporary)
-        _temporaries.difference_update({temporary, old})  # from here on a signal must not remove them
-        try:
-            if path.exists() and not in_place:
-                path.replace(old)
-        except OSError:  # a mount of the same disk, or a folder of a container's image
-            in_place = True
-        if in_place:
-            _exchange(path, temporary)
-            return
-        try:
-            if (old / LOCK).exists():  # whoever waits for it goes on waiting for the same file
-                (old / LOCK).replace(temporary / LOCK)
-            temporary.replace(path)
-        finally:
-            if old.exists() and not path.exists():
-                old.replace(path)
-
-
-def _exchange(folder: Path, new: Path) -> None:
-    """Move the files of ``new`` into ``folder``, and remove those that have no successor there."""
-    names = {path.name for path in new.iterdir()}
-    for path in list(folder.iterdir()):
-        if path != new and (path.is_dir() or path.name not in {*names, LOCK}):
-            _remove(path)
-    for name in sorted(names):
-        shutil.move(new / name, folder / name)
+    folder = Path(os.path.realpath(folder))
+    with _writing(folder), _temporary(folder / "new") as new, _temporary(folder / "old") as old:
+        new.mkdir(parents=True)
+        yield new
+        _sync(new)
+        _temporaries.difference_update({new, old})  # from here on a signal must not remove them
+        if alone:
+            old.mkdir()
+            for path in set(folder.iterdir()) - {new, old}:
+                path.replace(old / path.name)
+        files = [path for path in new.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.suffix == ".json", path)):
+            target = Path(os.path.realpath(folder / path.relative_to(new)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)  # a link may lead to another disk
 
 
 def _sync(path: Path) -> None:
@@ -216,13 +177,11 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         InputError: it is missing, not readable, or not a JSON object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; make it with: {made_by}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with: {made_by}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged or not readable ({error}); make it again: {made_by}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} is not a JSON object; make it again with: {made_by}")
     return document

@@ -40,16 +40,6 @@ def limit_threads() -> None:
     torch.set_num_threads(max(1, min(torch.get_num_threads(), joblib.cpu_count())))
 
 
-def bfloat16_advice(device_type: str) -> str | None:
-    """Which hardware computes in bfloat16 much faster than in float32, or None if nothing here does."""
-    if device_type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "this GPU" if fast else None
-    found = torch.cpu.get_capabilities() if device_type == "cpu" else {}
-    names = [name for name in ("amx_bf16", "avx512_bf16") if found.get(name)]
-    return f"this CPU ({names[0]})" if names else None
-
-
 def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
     """The first GPU, else the CPU; the CPU in any case with ``use_cpu``. Calls ``limit_threads``.
 
@@ -57,22 +47,25 @@ def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
         InputError: ``require_gpu`` and there is none, or both are asked for.
     """
     limit_threads()
-    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    if use_cpu:
-        if require_gpu:
-            raise InputError("--require-gpu and --use_cpu contradict each other")
-        return Device("cpu", cpu, "--use_cpu")
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not use_cpu:
         return Device("cuda", torch.cuda.get_device_name(0), f"{torch.cuda.device_count()} visible to CUDA")
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and not use_cpu:
         return Device("mps", "Apple GPU", "Metal is available")
-    if torch.version.cuda is None:
-        reason = "this torch is a build without CUDA"
-    else:
-        reason = f"torch is built for CUDA {torch.version.cuda} but sees no GPU"
+    built = f"for CUDA {torch.version.cuda} but sees no GPU" if torch.version.cuda else "without CUDA"
+    reason = "--use_cpu" if use_cpu else f"this torch is a build {built}"
     if require_gpu:
         raise InputError(f"--require-gpu: {reason}; {CONTAINER_HINT}")
-    return Device("cpu", cpu, reason)
+    name = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return Device("cpu", name, reason)
+
+
+def bfloat16_advice(device_type: str) -> str | None:
+    """Which hardware computes in bfloat16 much faster than in float32, or None if nothing here does."""
+    if choose_precision(device_type)[0] == "bf16":
+        return "this GPU"
+    found = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+    names = [name for name in ("amx_bf16", "avx512_bf16") if found.get(name)]
+    return f"this CPU ({names[0]})" if names else None
 
 
 def gpu_asked_for() -> str | None:
@@ -106,10 +99,9 @@ def git_commit(folder: Path) -> str | None:
     """The commit checked out in ``folder``, with ``-dirty`` if files differ; None outside a checkout."""
     command = "git describe --always --abbrev=40 --dirty --exclude=*".split()
     try:
-        commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() if commit.returncode == 0 else None
 
 
 def boxed(lines: list[str]) -> str:

@@ -7,58 +7,48 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+SECONDS = 10.0  # between plain lines
+Note = Callable[[float], str]
 log = logging.getLogger("goodreads")
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere a line every ``every`` seconds and one at the end.
+    """A tqdm bar on a terminal; elsewhere a line every ten seconds and one at the end.
 
     Args:
         label, total, unit: what is counted, how many there will be if known, and of what.
         position: line of the terminal.
-        every: seconds between lines.
-        note: text shown after the count, given the seconds since the start; called only when it is shown.
+        note: text shown after the count, given the seconds since the start.
     """
 
     def __init__(
-        self,
-        label: str,
-        total: int | None,
-        unit: str,
-        position: int = 0,
-        every: float = 10.0,
-        note: Callable[[float], str] = lambda seconds: "",
+        self, label: str, total: int | None, unit: str, position: int = 0, note: Note = lambda seconds: ""
     ) -> None:
-        self.label, self.total, self.unit, self.every, self.note = label, total, unit, every, note
-        self.count = 0
+        self.label, self.unit, self.note, self.count = label, unit, note, 0
+        self._of = "" if total is None else f" of {total:,}"
         self._started = self._shown = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self.every = 0.1  # as often as the bar draws itself
-            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", position=position, leave=position == 0)
+        self._plain = not sys.stderr.isatty()
+        bar = {"unit": f" {unit}", "position": position, "leave": position == 0}
+        self._bar = tqdm(total=total, desc=label, disable=self._plain, **bar)
 
     def update(self, n: int) -> None:
         """Count ``n`` more units."""
         self.count += n
-        if time.monotonic() - self._shown >= self.every:
-            self._shown = time.monotonic()
-            self._show()
-        if self._bar is not None:
-            self._bar.update(n)
+        now = time.monotonic()
+        if self._plain and now - self._shown >= SECONDS:
+            self._shown = now
+            self._log()
+        self._bar.set_postfix_str(self.note(now - self._started), refresh=False)
+        self._bar.update(n)
 
     def close(self) -> None:
         """Remove the bar, or print the last line."""
-        self._show()
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
+        if self._plain:
+            self._log()
 
-    def _show(self) -> None:
+    def _log(self) -> None:
         seconds = time.monotonic() - self._started
-        note = self.note(seconds)
-        if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
-            return
-        rate = self.count / seconds if seconds else 0.0
-        total = "" if self.total is None else f" of {self.total:,}"
-        text = f"{self.label}: {self.count:,}{total} {self.unit}, {rate:.0f}/s"
+        rate, note = self.count / max(seconds, 1e-9), self.note(seconds)
+        text = f"{self.label}: {self.count:,}{self._of} {self.unit}, {rate:.0f}/s"
         log.info("%s", f"{text}; {note}" if note else text)

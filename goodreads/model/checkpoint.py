@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from goodreads.common.errors import CheckFailed, InputError
-from goodreads.common.files import LOCK, atomic_folder, read_json, sha256_file
+from goodreads.common.files import LOCK, SUFFIX, atomic_files, read_json, sha256_file
 from goodreads.common.progress import log
 from goodreads.model import scratch_model
 
@@ -124,7 +124,8 @@ def check_replaceable(folder: Path) -> None:
     """Raise InputError if saving to ``folder`` would replace anything but a model."""
     if folder.is_dir():
         shards = {path.name for path in folder.glob("model-*-of-*.safetensors")}
-        foreign = sorted({path.name for path in folder.iterdir()} - {*REQUIRED, *OPTIONAL, *shards, LOCK})
+        names = {path.name for path in folder.iterdir() if path.suffix != SUFFIX}  # of a killed run
+        foreign = sorted(names - {*REQUIRED, *OPTIONAL, *shards, LOCK})
         if foreign:
             raise InputError(
                 f"--output_dir {folder} holds {foreign[0]}, not a model file; name another folder"
@@ -134,7 +135,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:
-    """Save model and tokenizer, replacing the folder as a whole.
+    """Save model and tokenizer as the only files of the folder.
 
     Returns:
         File name -> SHA-256.
@@ -148,7 +149,7 @@ def save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizer
             raise CheckFailed(
                 f"training diverged: {name} is not finite; nothing is saved; lower --learning_rate"
             )
-    with atomic_folder(folder) as temporary:
+    with atomic_files(folder, alone=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in temporary.iterdir():

@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from goodreads.common import cli
 from tests.helpers import ROOT, Result, assert_one_line_error, environment
 
 SCRIPT = f"""
@@ -18,7 +16,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from goodreads.common.cli import Parser, hide, positive_int, run
 from goodreads.common.errors import CheckFailed, InputError, Interrupted
-from goodreads.common.files import atomic_path
+from goodreads.common.files import atomic_files
 from goodreads.common.progress import log
 def main():
     parser = Parser("Text of the help.", prog="x.py")
@@ -30,9 +28,9 @@ run(main, "x.py")
 """
 
 
-def run_code(code: str, *options: str, switches: tuple[str, ...] = (), shell: str = "", **env: str) -> Result:
+def run_code(code: str, *options: str, switches: str = "", shell: str = "", **env: str) -> Result:
     """Run Python code as the main function of a script; ``shell`` redirects its streams."""
-    arguments = [sys.executable, *switches, "-c", SCRIPT, code, *options]
+    arguments = [sys.executable, *switches.split(), "-c", SCRIPT, code, *options]
     if shell:
         arguments = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *arguments]
     env = environment(Path("/nonexistent"), **env)
@@ -46,9 +44,8 @@ def run_code(code: str, *options: str, switches: tuple[str, ...] = (), shell: st
         ("raise CheckFailed('different')", 1, "different"),
         ("raise Interrupted(15, 'saved')", 143, "saved"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise MemoryError", 2, "out of memory"),
         ("raise KeyError('weight')", 2, "KeyError: 'weight'; for the traceback run again with --debug"),
-        ("open('/no/such')", 2, "/no/such: No such file or directory; for the traceback"),
+        ("open('/no/such')", 2, "No such file or directory: '/no/such'; for the traceback"),
         ("import no_such", 2, "No module named 'no_such'; what the scripts need is installed by: pip"),
         ("raise BaseException('a panic')", 2, "BaseException: a panic"),
         ("raise BrokenPipeError(32, 'of a socket')", 2, "of a socket"),
@@ -62,42 +59,41 @@ def test_any_exception_is_one_line(code: str, status: int, fragment: str) -> Non
     assert len(result.stderr) < 3000
 
 
-def test_success_is_silent_and_exit_codes_of_main_are_kept() -> None:
-    assert run_code("print('done')").stdout == "done\n"
-    assert run_code("sys.exit(3)").returncode == 3
+@pytest.mark.parametrize("switches", ["-O", "-OO", "-W error", "-I"])
+def test_any_interpreter_switches(switches: str) -> None:
+    assert_one_line_error(run_code("raise InputError('plain')", switches=switches), "x.py: error: plain")
+    result = run_code("print('é║\\udcff'); sys.exit(3)", switches=switches, PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (3, "")
+    assert result.stdout in ("\\xe9\\u2551\\udcff\n", "é║\\udcff\n")  # -I ignores the variable
 
 
-@pytest.mark.parametrize(("options", "debug"), [(("--debug",), ""), ((), "1"), ((), "0")])
-def test_debug_adds_the_traceback_without_secrets(options: tuple[str, ...], debug: str) -> None:
-    code = "t = '/'.join(['tok', 'en']); hide(t); raise KeyError(t)"
-    result = run_code(code, *options, GOODREADS_DEBUG=debug)
-    assert result.returncode == 2
-    assert ("Traceback" in result.stderr) == (options != () or debug == "1")
-    assert "KeyError: '***'" in result.stderr.splitlines()[-1]
-    assert "tok/en" not in result.stderr
-
-
-@pytest.mark.parametrize("token", ["hf_abcDEF", "tökén\n\n", "a'b\\c", "$(x) %s {y}"])
-def test_tokens_and_passwords_are_redacted_everywhere(token: str) -> None:
+@pytest.mark.parametrize(
+    ("token", "options", "debug"),
+    [("hf_abcDEF", ["--debug"], ""), ("tökén\n\n", [], "1"), ("a'b\\c", [], "0"), ("$(x) %s {y}", [], "")],
+)
+def test_debug_adds_the_traceback_and_secrets_are_shown_nowhere(
+    token: str, options: list[str], debug: str
+) -> None:
     code = """t = os.environ['HF_TOKEN']
+hide('another')
 log.warning('with %s and %r', t, t)
 try: raise ValueError(t)
 except ValueError: log.exception('failed')
-raise RuntimeError('http://user:pass%w@proxy:3128/ refused ' + repr(t))"""
-    result = run_code(code, HF_TOKEN=token)
+raise RuntimeError('http://user:pass%w@proxy:3128/ refused another ' + repr(t))"""
+    result = run_code(code, *options, HF_TOKEN=token, GOODREADS_DEBUG=debug)
     for form in (token.strip(), repr(token)[1:-1], "pass%w"):
         assert form not in result.stderr + result.stdout
-    assert "http://***@proxy:3128/" in result.stderr
+    assert "RuntimeError: http://***@proxy:3128/ refused *** " in result.stderr.splitlines()[-1]
     assert result.returncode == 2
+    assert result.stderr.count("Traceback") == 1 + (options != [] or debug == "1")
 
 
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
         ("--lr 3", "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
-        ("--learning-rte=3", "did you mean --learning_rate?"),
-        ("--learn 3", "did you mean --learning_rate?"),
         ("-lr 3", "did you mean --learning_rate?"),
+        ("--learning-rte=3", "did you mean --learning_rate?"),
         ("--genre 5", "did you mean --per-genre?"),
         ("--zzz", "unrecognized arguments: --zzz (see"),
         ("--per-genre 0", "'0' is not a whole number of at least 1"),
@@ -109,28 +105,12 @@ def test_usage_errors_say_what_was_meant(options: str, fragment: str) -> None:
     assert_one_line_error(run_code("pass", *options.split()), fragment)
 
 
-def test_similar_options_are_few_and_found_by_initials_part_and_spelling() -> None:
-    options = ["--learning_rate", "--lr_scheduler_type", "--num_train_epochs", "--effective_batch_size"]
-    assert cli.similar_options("lr", options) == ["--learning_rate"]
-    assert cli.similar_options("batch-size", options) == ["--effective_batch_size"]
-    assert cli.similar_options("e", options) == []
-    assert len(cli.similar_options("a_b", [f"--a_b{i}" for i in range(9)])) == 3
-
-
-@pytest.mark.parametrize("columns", ["0", "1", "-5", "abc", "100000"])
-def test_help_reads_at_any_width_and_leaves_out_empty_defaults(columns: str) -> None:
-    result = run_code("pass", "--help", COLUMNS=columns)
-    assert result.returncode == 0, result.stderr
-    assert "Text of the help." in result.stdout
-    assert "0.1" in result.stdout
-    assert "None" not in result.stdout
-
-
 @pytest.mark.parametrize(
     ("code", "shell", "status"),
     [
         ("print('x'); log.info('y'); input() if sys.stdin.read() else 0", "<&- >&- 2>&-", 0),
         ("print('x'); raise InputError('y')", "2>&-", 2),
+        ("sys.exit(os.memfd_create('the next file') == 2)", "2>&-", 0),
         ("print('x\\n' * 100_000)", "| head -1", 141),
         ("print('x\\n' * 100_000)", ">/dev/full", 2),
         ("log.info('x'); raise InputError('y')", "2>/dev/full", 2),
@@ -145,47 +125,25 @@ def test_closed_broken_and_full_streams(code: str, shell: str, status: int, unbu
     assert "Exception ignored" not in result.stderr
 
 
-def test_a_closed_stderr_is_not_replaced_by_the_next_file(tmp_path: Path) -> None:
-    path = tmp_path / "made"
-    code = f"f = open({str(path)!r}, 'w'); log.error('lost'); f.write('kept')"
-    assert run_code(code, shell="2>&-").returncode == 0
-    assert path.read_text() == "kept"
-
-
-def test_an_ascii_terminal_gets_escapes() -> None:
-    result = run_code("print('é║\\udcff'); log.warning('é║')", PYTHONIOENCODING="ascii", LC_ALL="C")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "\\xe9\\u2551\\udcff\n"
-
-
-@pytest.mark.parametrize("switches", ["-O", "-OO", "-W error", "-I", "-X dev", "-bb"])
-def test_switches_of_the_interpreter(switches: str) -> None:
-    result = run_code("raise InputError('plain')", switches=tuple(switches.split()))
-    assert_one_line_error(result, "x.py: error: plain")
-
-
 @pytest.mark.parametrize(
     "during", ["time.sleep(30)", "while True:\n  try: time.sleep(0.1)\n  except BaseException: pass"]
 )
 def test_sigterm_ends_within_two_seconds_and_removes_temporaries(tmp_path: Path, during: str) -> None:
-    code = f"""with atomic_path(Path({str(tmp_path / "made")!r})) as t:
- t.touch(); print('ready', flush=True)
+    code = f"""with atomic_files(Path({str(tmp_path)!r})) as folder:
+ (folder / "a").touch(); print(flush=True)
  {during}"""
     command = [sys.executable, "-c", SCRIPT, code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
-        assert process.stdout.readline() == "ready\n"
-        started = time.monotonic()
+        assert process.stdout and process.stderr and process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=5) == 143
-        assert time.monotonic() - started < 2
+        assert process.wait(timeout=2) == 143
         assert process.stderr.read() == "x.py: error: stopped by SIGTERM\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_forked_worker_that_is_stopped_leaves_its_parents_files(tmp_path: Path) -> None:
-    code = f"""with atomic_path(Path({str(tmp_path / "made")!r})) as t:
-  t.write_text('kept')
+    code = f"""with atomic_files(Path({str(tmp_path)!r})) as t:
+  (t / 'made').write_text('kept')
   child = os.fork()
   if not child: time.sleep(30)
   time.sleep(0.3)  # Python forgets signals that come while it forks
@@ -204,7 +162,7 @@ def test_the_scripts_help_is_quick_and_needs_no_import_path(script: str, tmp_pat
     after = os.times()
     assert result.returncode == 0, result.stderr
     assert "--debug" in result.stdout
-    assert "SUPPRESS" not in result.stdout
+    assert "SUPPRESS" not in result.stdout and "(default: None)" not in result.stdout
     seconds = after.children_user - before.children_user + after.children_system - before.children_system
     assert seconds < 2, "processor time; the slow imports belong after the command line"
 
@@ -212,6 +170,5 @@ def test_the_scripts_help_is_quick_and_needs_no_import_path(script: str, tmp_pat
 def test_an_interpreter_without_the_packages_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-S", str(ROOT / "data_loader.py")]
     result = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "pip install -r requirements.txt" in result.stderr

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from goodreads.common.errors import CheckFailed, InputError
+from goodreads.common.files import SUFFIX
 from goodreads.data.split_store import Split
 from goodreads.evaluation.scoring import score
 from goodreads.model.batching import plan_batches
@@ -223,6 +224,7 @@ def test_more_tokens_than_a_model_takes_are_refused(base: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "new" / f".new{SUFFIX}").mkdir(parents=True)  # of a run that was killed
     check_replaceable(tmp_path / "new")
     check_replaceable(trained)
     (tmp_path / "notes.txt").write_text("mine")
