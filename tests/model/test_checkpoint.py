@@ -224,7 +224,8 @@ def test_more_tokens_than_a_model_takes_are_refused(base: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, trained: Path) -> None:
-    (tmp_path / "new" / f".new{SUFFIX}").mkdir(parents=True)  # of a run that was killed
+    (tmp_path / f".new{SUFFIX}").mkdir()  # of a run that was killed
+    check_replaceable(tmp_path)
     check_replaceable(tmp_path / "new")
     check_replaceable(trained)
     (tmp_path / "notes.txt").write_text("mine")
