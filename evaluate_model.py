@@ -45,13 +45,13 @@ def main() -> None:
     from goodreads.evaluation import comparison, evaluator, results
     from goodreads.evaluation.label_map import parse_label_map
     from goodreads.evaluation.published_split import published_split
-    from goodreads.hub.model_source import open_model
+    from goodreads.hub.model_source import find_model
 
     folder, name, data_dir = options.results_dir, options.name, options.data_dir
     label_map = parse_label_map(options.label_map) if options.label_map else {}
     compared = name == "hub" and results.file_of(folder, "local").exists()
     if compared:  # whether the comparison can be made, before the work
-        results.read_predictions(folder, "local", results.read(folder, "local"))
+        results.read_predictions(folder, results.read(folder, "local"))
     if not options.split_from_hub:
         split = read_split(data_dir, "test")
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,24 +59,22 @@ def main() -> None:
             scores, origin = evaluator.score_baseline(data_dir, split)
             results.check_replaceable(folder, name, origin, options.force)
         else:
-            place = (options.model, options.revision, options.cache_dir, options.repository)
-            with open_model(*place) as (model, origin):
-                results.check_replaceable(folder, name, origin, options.force)
-                if options.split_from_hub:
-                    data_dir = published_split(model, data_dir, Path(scratch, "data"), options.source)
-                    split = read_split(data_dir, "test")
-                scores = evaluator.score_model(model, options.model, split, options.dtype, label_map)
+            model, origin = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
+            results.check_replaceable(folder, name, origin, options.force)
+            if options.split_from_hub:
+                data_dir = published_split(model, data_dir, Path(scratch, "data"), options.source)
+                split = read_split(data_dir, "test")
+            scores = evaluator.score_model(model, options.model, split, options.dtype, label_map)
         result, report = evaluator.evaluation(name, origin, data_dir, split, scores, options.seed)
     results.write(folder, result, report, split, scores.logits)
     print(f"{results.table(result)}\n\n{report}")
-    summary = results.summary(result)
+    summary = results.summary(result) | ({"verdict": None} if name == "hub" else {})
     if compared:
         (pair,) = comparison.compare_all(folder, ["local", "hub"], options.seed)
         print(f"\n{comparison.write(folder, [pair])}")
+        summary["verdict"] = pair["verdict"]
     elif name == "hub":
         log.info("%s holds no eval_results_local.json, so there is nothing to compare with", folder)
-    if name == "hub":
-        summary["verdict"] = pair["verdict"] if compared else None
     print(json.dumps(summary))
     if compared and pair["verdict"] == "DIFFERENT":
         raise CheckFailed(f"local and hub are DIFFERENT: {pair['reason']}")
@@ -88,13 +86,11 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", metavar="PATH_OR_REPO", help="model folder, Hub repository user/name, or tfidf for the "
         "baseline; if not given, the repository that HF_REPO names, else the folder model")  # fmt: skip
-    add(
-        "--revision", help="branch, tag or commit of the Hub repository; if not given, HF_REVISION, else main"
-    )
+    add("--revision", help="branch, tag or commit of the Hub repository; else HF_REVISION, else main")
     add("--name", help="name of the results; local for a folder, hub for a repository if not given")
     add("--force", action="store_true", help="replace the results of another model under the same name")
     add("--label-map", metavar="FILE_OR_PAIRS", help="which genre each label of the model stands for: "
-        "LABEL_0=children,LABEL_1=... or a JSON file with such pairs")  # fmt: skip
+        "LABEL_0=children,LABEL_1=... or a .json file with such pairs")  # fmt: skip
     add("--split-from-hub", action="store_true", help="score on the split that the repository's "
         "split_manifest.json names, rebuilt from its source unless --data-dir holds it")  # fmt: skip
     add("--source", metavar="URL_OR_FOLDER", help="with --split-from-hub: rebuild it from these review files")
@@ -105,27 +101,23 @@ def _options() -> argparse.Namespace:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")
     add("--seed", type=int, default=42, help="of the bootstrap intervals")
     options = parser.parse_args()
-    repo = os.environ.get("HF_REPO", "").strip()
-    options.repository = options.model is None and bool(repo)
-    if options.repository and repo.count("/") != 1:
-        raise InputError(f"HF_REPO={repo} is not of the form user/name")
-    if options.split_from_hub and options.model is None and not repo:
+    options.model = options.model or os.environ.get("HF_REPO", "").strip()
+    if options.split_from_hub and not options.model:
         raise InputError("HF_REPO is not set; name the repository: docker run -e HF_REPO=user/name ...")
-    options.model = options.model or repo or "model"
-    local = options.model == BASELINE or (not options.repository and Path(options.model).is_dir())
-    if options.model == BASELINE:
-        given = {f"--{k.replace('_', '-')}" for k, v in vars(options).items() if v != parser.get_default(k)}
-        if no_effect := given & {"--revision", "--label-map", "--split-from-hub", "--dtype"}:
-            raise InputError(f"{min(no_effect)} has no effect on --model {BASELINE}")
-    if not local:
-        options.revision = options.revision or os.environ.get("HF_REVISION", "").strip() or None
+    options.model = options.model or "model"
+    baseline = options.model == BASELINE
+    if baseline and (options.revision or options.label_map or options.split_from_hub):
+        raise InputError(f"--model {BASELINE} goes without --revision, --label-map and --split-from-hub")
+    if baseline and options.dtype != "float32":
+        raise InputError(f"--model {BASELINE} goes without --dtype")
     if options.source and not options.split_from_hub:
         raise InputError("--source goes with --split-from-hub")
-    options.name = options.name or (BASELINE if options.model == BASELINE else "local" if local else "hub")
+    repository = not baseline and not Path(options.model).is_dir()
+    if repository:
+        options.revision = options.revision or os.environ.get("HF_REVISION", "").strip() or None
+    options.name = options.name or (BASELINE if baseline else "hub" if repository else "local")
     if not re.fullmatch(r"[\w.-]{1,80}", options.name):
-        raise InputError(
-            f"--name {options.name!r} goes into file names: at most 80 letters, digits, '.', '_', '-'"
-        )
+        raise InputError(f"--name {options.name!r}: at most 80 letters, digits, '.', '_' and '-'")
     check_writable(options.results_dir)
     return options
 

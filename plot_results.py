@@ -23,7 +23,6 @@ from goodreads.common.cli import Parser, run
 from goodreads.common.errors import CheckFailed, InputError
 
 FORMATS = ("png", "pdf", "svg")
-COPY = ["local", "hub"]
 
 
 def main() -> None:
@@ -35,52 +34,46 @@ def main() -> None:
     options = _options()
     from goodreads.evaluation import comparison, results
 
-    evaluations = results.read_all(options.results_dir)
-    names = options.compare or [name for name in COPY if name in evaluations]
-    if missing := [name for name in names if name not in evaluations]:
-        command = results.evaluate_command(options.results_dir, missing[0])
-        raise InputError(
-            f"--compare: {options.results_dir} has no eval_results_{missing[0]}.json; make it with: {command}"
-        )
-    pairs = comparison.compare_all(options.results_dir, names, options.seed) if len(names) > 1 else []
-    strict = options.expect_same or names == COPY
+    folder, copy = options.results_dir, comparison.COPY
+    evaluations = results.read_all(folder)
+    names = options.compare or [name for name in copy if name in evaluations]
+    names = copy if set(names) == set(copy) else names
+    pairs = comparison.compare_all(folder, names, options.seed) if len(names) > 1 else []
+    strict = options.expect_same or names == copy
     for pair in pairs:
         if not strict and not (pair["same"]["review_ids"] and pair["same"]["labels"]):
             raise InputError(f"--compare: {' and '.join(pair['names'])} are not of the same reviews")
     document: dict[str, object] = {"drawn": []}
     if pairs:
-        print(comparison.write(options.results_dir, pairs))
-        document["verdict" if len(pairs) == 1 else "verdicts"] = (
-            pairs[0]["verdict"] if len(pairs) == 1 else {" ".join(p["names"]): p["verdict"] for p in pairs}
-        )
+        print(comparison.write(folder, pairs))
+        verdicts = {" ".join(pair["names"]): pair["verdict"] for pair in pairs}
+        document |= {"verdict": pairs[0]["verdict"]} if len(pairs) == 1 else {"verdicts": verdicts}
     if not options.no_plots:
-        from goodreads.evaluation.drawing import draw_all
+        from goodreads.evaluation.figures import draw_all
 
-        compared = [evaluations[name] for name in names]
-        document["drawn"] = draw_all(options.results_dir, evaluations, compared, pairs, options.format)
+        document["drawn"] = draw_all(folder, evaluations, pairs, options.format)
     print(json.dumps(document))
-    if strict and (different := [pair for pair in pairs if pair["verdict"] == "DIFFERENT"]):
-        raise CheckFailed(f"{' and '.join(different[0]['names'])} are DIFFERENT: {different[0]['reason']}")
+    for pair in pairs:
+        if strict and pair["verdict"] == "DIFFERENT":
+            raise CheckFailed(f"{' and '.join(pair['names'])} are DIFFERENT: {pair['reason']}")
 
 
 def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="plot_results.py")
     add = parser.add_argument
     add("--results-dir", type=Path, default=Path("results"), help="folder of the results files and pictures")
-    add("--compare", metavar="A,B[,C...]", help="names of the evaluations to compare; local,hub if not given")
+    add("--compare", type=lambda text: text.split(","), metavar="A,B[,C...]",
+        help="names of the evaluations to compare; local,hub if not given")  # fmt: skip
     add("--expect-same", action="store_true", help="exit status 1 if any of them are DIFFERENT")
-    add("--format", default="png", metavar="png,pdf,svg", help="of the pictures, one or more")
+    add("--format", type=lambda text: text.split(","), default=["png"], metavar="png,pdf,svg",
+        help="of the pictures, one or more")  # fmt: skip
     add("--no-plots", action="store_true", help="compare only; needs no matplotlib")
     add("--seed", type=int, default=42, help="of the bootstrap, where weights differ")
     options = parser.parse_args()
-    options.format = list(dict.fromkeys(name.strip() for name in options.format.split(",")))
-    if unknown := [name for name in options.format if name not in FORMATS]:
-        raise InputError(f"--format: {unknown[0]!r} is none of {', '.join(FORMATS)}")
-    if options.compare:
-        names = [name.strip() for name in options.compare.split(",")]
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise InputError(f"--compare {options.compare}: name two or more evaluations, as in local,hub")
-        options.compare = COPY if set(names) == set(COPY) else names
+    if unknown := set(options.format) - {*FORMATS}:
+        raise InputError(f"--format: {min(unknown)!r} is none of {', '.join(FORMATS)}")
+    if options.compare and len(set(options.compare)) < max(2, len(options.compare)):
+        raise InputError("--compare: name two or more evaluations, each once, as in local,hub")
     return options
 
 

@@ -11,6 +11,7 @@ JSON is passed on.
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
@@ -32,10 +33,11 @@ def main() -> None:
     first = next(reviews)  # bad input is found before the model is loaded
     from goodreads.evaluation import evaluator
     from goodreads.evaluation.label_map import parse_label_map, renamed
-    from goodreads.hub.model_source import open_model
+    from goodreads.hub.model_source import find_model
 
     label_map = parse_label_map(options.label_map) if options.label_map else {}
-    with open_model(options.model, options.revision, options.cache_dir) as (folder, _):
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, _ = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
         classifier = evaluator.load(folder, "float32")
     labels, reviews = renamed(classifier.labels, label_map, options.model), chain([first], reviews)
     while part := list(islice(reviews, CHUNK)):
@@ -51,21 +53,21 @@ def _reviews(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], s
     Raises:
         InputError: there is none, the file cannot be read, or a line is not what it should be.
     """
+    if options.text:
+        yield from (({}, text) for text in options.text)
+        return
     name, number = options.file or "stdin", 0
-    if not options.text and not options.file and sys.stdin.isatty():
+    if not options.file and sys.stdin.isatty():
         log.info("reading reviews from the terminal, one per line; Ctrl-D ends")
     try:
         with Path(options.file).open("rb") if options.file else nullcontext(sys.stdin.buffer) as file:
-            for line in options.text or file:
+            for line in file:
                 number += 1
-                text = line if isinstance(line, str) else line.decode("utf-8-sig").rstrip("\r\n")
-                document = (
-                    json.loads(text) if not options.text and text.startswith("{") else {"review_text": text}
-                )
-                known = {key: document[key] for key in ("review_id",) if key in document}
+                text = line.decode("utf-8-sig").rstrip("\r\n")
+                document = json.loads(text) if text.startswith("{") else {"review_text": text}
                 if not isinstance(document.get("review_text"), str):
                     raise ValueError("no review_text in this line of JSON")
-                yield known, document["review_text"]
+                yield {k: v for k, v in document.items() if k == "review_id"}, document["review_text"]
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name}{f', line {number}' if number else ''}: {error}") from error
     if not number:

@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 
 DOCKERFILES = ("Dockerfile", "Dockerfile.eval")
 LEFT_OUT = {"matplotlib", "seaborn"}  # by the grep in the Dockerfiles
-DRAW = {"drawing.py", "figures.py"}  # the files that import those
+DRAW = {"figures.py"}  # the files that import those
 OF_CUDA = ("nvidia", "cuda", "triton")
 
 

@@ -1,6 +1,7 @@
 """errors_NAME.md: the most confident mistakes of each pair of genres, to read and learn from."""
 
 import re
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,20 +31,19 @@ def errors_markdown(split: "Split", logits: "NDArray[np.float32]") -> str:
     names = [GENRES.get(label, label) for label in split.label_names]
     probabilities = softmax(logits.astype(np.float64), axis=1)
     labels, predictions = np.array(split.labels), logits.argmax(axis=1)
-    wrong = np.flatnonzero(labels != predictions)
-    pairs: dict[tuple[int, int], list[int]] = {}
-    for i in wrong[np.argsort(-probabilities[wrong, predictions[wrong]], kind="stable")]:
-        pairs.setdefault((int(labels[i]), int(predictions[i])), []).append(int(i))
-    support = np.bincount(labels, minlength=len(names))
-    lines = ["# Mistakes", "", WARNING, "", f"{len(wrong):,} of {len(labels):,} reviews are misclassified."]
+    pairs: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i in np.argsort(-probabilities.max(axis=1), kind="stable"):
+        if labels[i] != predictions[i]:
+            pairs[labels[i], predictions[i]].append(int(i))
+    wrong = sum(map(len, pairs.values()))
+    lines = ["# Mistakes", "", WARNING, "", f"{wrong:,} of {len(labels):,} reviews are misclassified."]
     for (true, taken), rows in sorted(pairs.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines += ["", f"## {names[true]} taken for {names[taken]}: {len(rows)} of {support[true]}", ""]
+        support = np.count_nonzero(labels == true)
+        lines += ["", f"## {names[true]} taken for {names[taken]}: {len(rows)} of {support}", ""]
         for i in rows[:EACH]:
-            sure, left = probabilities[i, taken], probabilities[i, true]
-            lines.append(
-                f"- {sure:.3f} {names[taken]}, {left:.3f} {names[true]}; review {split.review_ids[i]}"
-            )
-            lines += ["", f"  > {_quoted(split.texts[i])}", ""]
+            sure, left = (f"{probabilities[i, label]:.3f} {names[label]}" for label in (taken, true))
+            lines += [f"- {sure}, {left}; review {split.review_ids[i]}", ""]
+            lines += [f"  > {_quoted(split.texts[i])}", ""]
     return "\n".join(lines) + "\n"
 
 

@@ -2,27 +2,29 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import classification_report
 
 from goodreads.common import machine
+from goodreads.common.errors import InputError
 from goodreads.common.files import sha256_file
 from goodreads.common.progress import log
+from goodreads.data.genres import match_labels
 from goodreads.data.split_store import Split, read_manifest, read_train, train_files
 from goodreads.evaluation import baseline, scoring
-from goodreads.evaluation.label_map import label_columns
-from goodreads.evaluation.metrics import Mask, check_finite, evaluation_metrics
+from goodreads.evaluation.label_map import renamed
+from goodreads.evaluation.metrics import Mask, evaluation_metrics
 from goodreads.evaluation.results import FORMAT, genre_names
 from goodreads.model.checkpoint import Classifier, load_classifier
+from goodreads.model.tokenized import tokenize_texts
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Scores:
 
     logits: NDArray[np.float32]
     not_cut: Mask | None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
 
 
 def load(folder: Path, dtype: str) -> Classifier:
@@ -59,7 +61,6 @@ def load(folder: Path, dtype: str) -> Classifier:
 def probabilities(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
     """Probabilities of shape (n, labels), columns in the model's own order, of n texts."""
     logits, _ = scoring.score(classifier, texts)
-    check_finite(logits)
     return np.asarray(softmax(logits.astype(np.float64), axis=1))
 
 
@@ -75,15 +76,21 @@ def score_model(folder: Path, model: str, split: Split, dtype: str, label_map: M
 
     Raises:
         InputError: the model cannot be loaded, or its labels are not the split's.
+        CheckFailed: the logits are not finite.
     """
     started = time.perf_counter()
     classifier = load(folder, dtype)
-    columns = label_columns(classifier.labels, split.label_names, label_map, model)
+    labels = renamed(classifier.labels, label_map, model)
+    try:
+        columns = match_labels(labels, split.label_names, model)
+    except InputError as error:
+        raise InputError(f"{error}; or say what they stand for: --label-map LABEL_0=children,...") from None
     if columns != sorted(columns):
         log.warning("the model's label order differs from the data's; matched by name: %s", columns)
     loaded = time.perf_counter()
     logits, tokens = scoring.score(classifier, split.texts)
     seconds = time.perf_counter() - loaded
+    longer = tokenize_texts(classifier.tokenizer, split.texts, classifier.max_length + 1)
     details = {
         "label_permutation": columns,
         "dtype": dtype,
@@ -92,7 +99,7 @@ def score_model(folder: Path, model: str, split: Split, dtype: str, label_map: M
         "seconds": {"load": loaded - started, "score": seconds},
         "throughput": {"reviews_per_second": len(split) / seconds, "tokens_per_second": tokens / seconds},
     }
-    return Scores(logits[:, columns], not_cut(classifier, split), details)
+    return Scores(logits[:, columns], np.asarray(longer.lengths) <= classifier.max_length, details)
 
 
 def score_baseline(data_dir: Path, split: Split) -> tuple[Scores, dict[str, Any]]:
@@ -100,34 +107,24 @@ def score_baseline(data_dir: Path, split: Split) -> tuple[Scores, dict[str, Any]
     started = time.perf_counter()
     logits, digest = baseline.score(read_train(data_dir), split.texts)
     seconds = time.perf_counter() - started
+    speed = {"reviews_per_second": len(split) / seconds}
     details = {
         "dtype": "float32",
         "device": "cpu",
         "seconds": {"fit_and_score": seconds},
-        "throughput": {"reviews_per_second": len(split) / seconds},
+        "throughput": speed,
     }
     return Scores(logits, None, details), {"source": baseline.NAME, "weights_sha256": digest}
 
 
-def not_cut(classifier: Classifier, split: Split) -> Mask:
-    """Which reviews the length limit leaves whole, shape (n,)."""
-    lengths: list[int] = []
-    for start in range(0, len(split), 1_000):
-        texts, limit = split.texts[start : start + 1_000], classifier.max_length + 1
-        lengths += map(len, classifier.tokenizer(texts, truncation=True, max_length=limit)["input_ids"])
-    return np.asarray(np.array(lengths) <= classifier.max_length)
-
-
-def unseen_books(data_dir: Path) -> Mask | None:
+def unseen_books(data_dir: Path, split: Split) -> Mask | None:
     """Which test reviews are of books without a review in the train split; None where that is not there."""
     files = [data_dir / name for name in train_files(read_manifest(data_dir))]
     if not all(path.is_file() for path in files):
         return None
-    seen: set[str] = set()
-    for path in files:
-        seen.update(pc.unique(pq.read_table(path, columns=["book_id"])["book_id"]).to_pylist())
-    books = pq.read_table(data_dir / "test.parquet", columns=["book_id"])["book_id"].to_pylist()
-    return np.array([book not in seen for book in books])
+    train = pq.read_table(files, columns=["book_id"])["book_id"]
+    seen = set(train.unique().to_pylist())
+    return np.array([book not in seen for book in split.book_ids])
 
 
 def evaluation(
@@ -141,12 +138,9 @@ def evaluation(
         data_dir, split: its folder and test split.
         scores: of the split.
         seed: of the bootstrap.
-
-    Raises:
-        CheckFailed: the logits are not finite.
     """
     manifest, labels = read_manifest(data_dir), np.array(split.labels)
-    subsets = {"unseen_books": unseen_books(data_dir), "not_cut": scores.not_cut}
+    subsets = {"unseen_books": unseen_books(data_dir, split), "not_cut": scores.not_cut}
     report = classification_report(
         labels,
         scores.logits.argmax(axis=1),

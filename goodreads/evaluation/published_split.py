@@ -27,12 +27,12 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path, source: str | No
             that no longer has those reviews.
     """
     published = read_json(model / "split_manifest.json", "push_to_hub.py")
-    where = "split_manifest.json of the model"
     try:
-        parameters, expected = dict(published["parameters"]), published["content_sha256"]["test"]
-        wanted = Parameters.from_json(parameters | ({"source": source} if source else {}), where)
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        raise InputError(f"{where} cannot be used: {error}") from error
+        parameters = published["parameters"] | ({"source": source} if source else {})
+        wanted = Parameters.from_json(parameters, "split_manifest.json of the model")
+        expected = published["content_sha256"]["test"]
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(f"split_manifest.json of the model cannot be used: {error}") from error
     if (data_dir / "manifest.json").exists():
         split = read_split(data_dir, "test")
         if content_sha256(split.review_ids, split.labels, split.texts) == expected:

@@ -10,25 +10,18 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodreads.common.errors import InputError
-from goodreads.common.files import (
-    atomic_files,
-    locked,
-    read_json,
-    sha256_file,
-    write_json,
-    write_text,
-)
+from goodreads.common.files import atomic_files, locked, read_json, sha256_file, write_json, write_text
 from goodreads.common.progress import log
 from goodreads.data.genres import GENRES
 from goodreads.data.review_files import UCSD
 from goodreads.evaluation.errors import errors_markdown
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from goodreads.data.split_store import Split
@@ -41,7 +34,13 @@ METRICS = {  # the reference's Table 2, in its order
     "f1_weighted": "F1 (weighted)",
     "loss": "Loss",
 }
+REQUIRED = {
+    **dict.fromkeys(("created", "dtype", "predictions_sha256"), str),
+    **dict.fromkeys(("labels", "confusion_matrix"), list),
+    **dict.fromkeys(("model", "data", "per_class"), dict),
+}
 SUBSETS = {"unseen_books": "unseen books", "not_cut": "not cut"}
+TITLES = {"local": "Local", "hub": "Hub", "tfidf": "TF-IDF baseline"}
 
 
 def file_of(results_dir: Path, name: str) -> Path:
@@ -51,8 +50,8 @@ def file_of(results_dir: Path, name: str) -> Path:
 
 def evaluate_command(results_dir: Path, name: str) -> str:
     """The command that makes that evaluation anew, for hints."""
-    options = "" if name == "local" else f" --model ... --name {name}"
-    return f"python evaluate_model.py{options} --results-dir {shlex.quote(str(results_dir))}"
+    options = {"local": "", "tfidf": " --model tfidf"}.get(name, f" --model ... --name {name}")
+    return f"python evaluate_model.py{options} --results-dir {shlex.quote(str(results_dir))} --force"
 
 
 def read(results_dir: Path, name: str) -> dict[str, Any]:
@@ -63,21 +62,14 @@ def read(results_dir: Path, name: str) -> dict[str, Any]:
     """
     path, command = file_of(results_dir, name), evaluate_command(results_dir, name)
     document = read_json(path, command)
+    usable = document.get("format") == FORMAT
+    usable &= all(isinstance(document.get(key), kind) for key, kind in REQUIRED.items())
     try:
-        size = (len(document["labels"]),) * 2
-        good = document["format"] == FORMAT and np.array(document["confusion_matrix"], int).shape == size
-        entries = [document["metrics"][metric] for metric in METRICS]
-        good &= all(math.isfinite(entry[key]) for entry in entries for key in ("value", "low", "high"))
-        rows = [document["per_class"][label] for label in document["labels"]]
-        good &= all(math.isfinite(row[key]) for row in rows for key in ("precision", "recall", "f1"))
-        good &= all(isinstance(document[key], str) for key in ("dtype", "predictions_sha256", "created"))
-        good &= isinstance(document["model"]["source"], str) and isinstance(document["data"]["source"], str)
-        bins = document["calibration"]["bins"] if "calibration" in document else []
-        good &= all(math.isfinite(entry[key]) for entry in bins for key in ("low", "reviews", "accuracy"))
-        good &= document["data"]["reviews"] > 0 and "weights_sha256" in document["model"]
-    except (KeyError, TypeError, ValueError):
-        good = False
-    if not good:
+        values = [document["metrics"][metric][key] for metric in METRICS for key in ("value", "low", "high")]
+        usable &= all(map(math.isfinite, values))
+    except (KeyError, TypeError):
+        usable = False
+    if not usable:
         raise InputError(f"{path} is not an evaluation of format {FORMAT}; make it again with: {command}")
     return document | {"name": name}
 
@@ -88,38 +80,36 @@ def read_all(results_dir: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: there is none, or one is damaged.
     """
-    names = [path.stem.removeprefix("eval_results_") for path in results_dir.glob("eval_results_*.json")]
+    names = {path.stem.removeprefix("eval_results_") for path in results_dir.glob("eval_results_*.json")}
     if not names:
-        command = evaluate_command(results_dir, "local")
-        raise InputError(f"{results_dir} has no eval_results_*.json; make one with: {command}")
-    order = {"local": 0, "hub": 1}
-    return {name: read(results_dir, name) for name in sorted(names, key=lambda n: (order.get(n, 2), n))}
+        raise InputError(
+            f"{results_dir} has no eval_results_*.json; make one with: "
+            f"{evaluate_command(results_dir, 'local')}"
+        )
+    first = [name for name in ("local", "hub") if name in names]
+    return {name: read(results_dir, name) for name in [*first, *sorted(names.difference(first))]}
 
 
-def read_predictions(results_dir: Path, name: str, document: dict[str, Any]) -> pa.Table:
+def read_predictions(results_dir: Path, document: dict[str, Any]) -> pa.Table:
     """The predictions that belong to an evaluation; raises InputError if they are missing or others."""
-    path = results_dir / f"predictions_{name}.parquet"
+    path = results_dir / f"predictions_{document['name']}.parquet"
     if not path.is_file() or sha256_file(path) != document["predictions_sha256"]:
         raise InputError(
-            f"{path} is {'not that of its' if path.is_file() else 'missing beside'} "
-            f"{file_of(results_dir, name).name}; run again: {evaluate_command(results_dir, name)}"
+            f"{path} is missing, or not that of eval_results_{document['name']}.json; run again: "
+            f"{evaluate_command(results_dir, document['name'])}"
         )
     return pq.read_table(path)
 
 
 def check_replaceable(results_dir: Path, name: str, model: dict[str, Any], force: bool) -> None:
     """Raise InputError if the results of ``model`` would replace another model's, unless ``force``."""
-    path = file_of(results_dir, name)
-    if force or not path.exists():
+    if force or not file_of(results_dir, name).exists():
         return
-    try:
-        found = read(results_dir, name)["model"]
-    except InputError:
-        found = {"weights_sha256": "unknown", "source": "the file is damaged"}
+    found = read(results_dir, name)["model"]
     if found["weights_sha256"] != model["weights_sha256"]:
         raise InputError(
-            f"{path} is of another model ({found['source']}, weights {str(found['weights_sha256'])[:8]}); "
-            "give --name for a name of its own, or replace it with --force"
+            f"{file_of(results_dir, name)} is of another model ({found['source']}, weights "
+            f"{str(found['weights_sha256'])[:8]}); give it a --name of its own, or replace it with --force"
         )
 
 
@@ -139,11 +129,8 @@ def write(
         InputError: the folder cannot be written.
     """
     name = result["name"]
-    columns = {
-        "review_id": pa.array(split.review_ids, pa.string()),
-        "label": pa.array(split.labels, pa.int64()),
-        "prediction": pa.array(logits.argmax(axis=1), pa.int64()),
-    } | {f"logit_{genre}": pa.array(logits[:, i], pa.float32()) for i, genre in enumerate(split.label_names)}
+    columns = {"review_id": split.review_ids, "label": split.labels, "prediction": logits.argmax(axis=1)}
+    columns |= {f"logit_{genre}": logits[:, i] for i, genre in enumerate(split.label_names)}
     with locked(results_dir), atomic_files(results_dir) as folder:
         predictions = folder / f"predictions_{name}.parquet"
         pq.write_table(pa.table(columns), predictions, compression="zstd")
@@ -156,8 +143,7 @@ def write(
 
 def table(result: dict[str, Any]) -> str:
     """The headline metrics with their intervals, and what else the numbers depend on."""
-    lines = [f"{result['name']}: {origin(result)} on {reviews(result)}"]
-    lines.append(f"{'':<26}{'value':>8}   95 % interval")
+    lines = [f"{result['name']}: {origin(result)} on {reviews(result)}", f"{'':<29}value   95 % interval"]
     rows = {name: (entry, "") for name, entry in result["metrics"].items()}
     for name, subset in result["subsets"].items():
         if subset and subset["accuracy"]:
@@ -183,8 +169,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
 
 def title(name: str) -> str:
     """How an evaluation is called in tables and pictures."""
-    known = {"local": "Local", "hub": "Hub", "tfidf": "TF-IDF baseline"}
-    return known.get(name, name if len(name) <= 24 else f"{name[:23]}…")
+    return TITLES.get(name, name if len(name) <= 24 else f"{name[:23]}…")
 
 
 def genre_names(labels: list[str]) -> list[str]:
@@ -195,15 +180,21 @@ def genre_names(labels: list[str]) -> list[str]:
 def origin(document: dict[str, Any]) -> str:
     """Model, repository and commit of an evaluation in one phrase, without the path of a folder."""
     model = document["model"]
-    commit = f" at commit {model['commit'][:10]}" if model.get("commit") else ""
-    where = model["source"] if commit else Path(model["source"]).resolve().name
-    return f"{where}{commit} (weights {(model['weights_sha256'] or 'unknown')[:8]})"
+    where = Path(model["source"]).resolve().name
+    if model.get("commit"):
+        where = f"{model['source']} at commit {model['commit'][:10]}"
+    return f"{where} (weights {(model['weights_sha256'] or 'unknown')[:8]})"
 
 
 def reviews(document: dict[str, Any]) -> str:
     """Which reviews an evaluation is of, when it was made, and by which commit of this code."""
-    data, code = document["data"], document.get("git_commit")
+    data = document["data"]
     known = {"sample": "generated test reviews, which say nothing of real ones", UCSD: "UCSD test reviews"}
     kind = known.get(data["source"]) or f"test reviews from {Path(data['source']).name}"
-    by = f" by code at commit {code[:10]}" if code else ""
-    return f"{data['reviews']:,} {kind}; evaluated {document['created'][:10]}{by}"
+    return f"{data['reviews']:,} {kind}; evaluated {made_by(document)}"
+
+
+def made_by(document: dict[str, Any]) -> str:
+    """When a file was made, and by which commit of this code."""
+    code = document.get("git_commit")
+    return str(document["created"])[:10] + (f" by code at commit {code[:10]}" if code else "")

@@ -10,11 +10,6 @@ from goodreads.evaluation import results
 from tests.evaluation.conftest import Write
 
 
-def edit(folder: Path, name: str, **changes: Any) -> None:
-    path = folder / f"eval_results_{name}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_an_evaluation_is_known_by_its_files_name(tmp_path: Path, write: Write) -> None:
     write("local", seed=1)
     shutil.copy(tmp_path / "eval_results_local.json", tmp_path / "eval_results_old.json")
@@ -30,14 +25,9 @@ def test_an_evaluation_is_known_by_its_files_name(tmp_path: Path, write: Write) 
     [
         {"format": 2},
         {"labels": None},
-        {"confusion_matrix": [[1, 2], [3]]},
         {"metrics": {}},
         {"metrics": {"accuracy": {"value": float("nan"), "low": 0, "high": 1}}},
-        {"per_class": {}},
         {"model": "model"},
-        {"data": {"reviews": 0, "source": "sample"}},
-        {"created": 5},
-        {"calibration": {"bins": 3}},
     ],
     ids=str,
 )
@@ -45,7 +35,8 @@ def test_a_file_that_is_no_evaluation_gets_one_line(
     tmp_path: Path, write: Write, changes: dict[str, Any]
 ) -> None:
     write("other")
-    edit(tmp_path, "other", **changes)
+    path = tmp_path / "eval_results_other.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     message = r"eval_results_other.json is not an evaluation of format 1; .*--name other --results-dir /"
     with pytest.raises(InputError, match=message):
         results.read_all(tmp_path)
@@ -62,14 +53,13 @@ def test_an_earlier_version_of_the_file_is_read(tmp_path: Path, write: Write) ->
 def test_results_of_another_model_are_replaced_only_when_asked(tmp_path: Path, write: Write) -> None:
     other = {"source": "other", "weights_sha256": "b" * 64}
     results.check_replaceable(tmp_path, "local", other, force=False)
-    same = write("local")["model"]
-    results.check_replaceable(tmp_path, "local", same, force=False)
-    results.check_replaceable(tmp_path, "local", other, force=True)
+    results.check_replaceable(tmp_path, "local", write("local")["model"], force=False)
     with pytest.raises(InputError, match=r"is of another model \(model, weights aaaaaaaa\); .*--force"):
         results.check_replaceable(tmp_path, "local", other, force=False)
     (tmp_path / "eval_results_local.json").write_text("{")
     with pytest.raises(InputError, match="--force"):
         results.check_replaceable(tmp_path, "local", other, force=False)
+    results.check_replaceable(tmp_path, "local", other, force=True)
 
 
 def test_the_files_of_an_evaluation_appear_together_or_not_at_all(
@@ -84,4 +74,4 @@ def test_the_files_of_an_evaluation_appear_together_or_not_at_all(
     with pytest.raises(InputError, match="No space left on device"):
         write("local", seed=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
-    assert results.read_predictions(tmp_path, "local", before).num_rows == 160
+    assert results.read_predictions(tmp_path, before).num_rows == 160
