@@ -1,12 +1,9 @@
 """The project keeps its own rules: format, lint, types, sizes, and imports that run one way."""
 
 import ast
-import io
 import re
 import subprocess
 import sys
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,9 @@ import pytest
 from tests.helpers import ROOT
 
 PACKAGE = ROOT / "goodreads"
-SCRIPTS = sorted(ROOT.glob("*.py"))
-MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.glob("*.py"))}
+MODULES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = SCRIPTS | MODULES
 ALLOWED = {  # folder -> folders that it may import from
     "common": set(),
     "data": {"common"},
@@ -26,22 +24,13 @@ ALLOWED = {  # folder -> folders that it may import from
 }
 # private names of libraries that are used all the same: at most three, each with a test of its own
 PRIVATE = {
-    "training/trainer.py _n_gpu",
-    "model/packed.py _flash_attention_forward",
-    "model/packed.py _efficient_attention_forward",
+    "trainer.py _n_gpu",
+    "packed.py _flash_attention_forward",
+    "packed.py _efficient_attention_forward",
 }
 # documented, whatever the underscore says
-PUBLIC = {"os._exit", "_replace", "_asdict", "_fields", "_make", "_info", "_compute", "_typeshed"}
-NOT_CODE = {"COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER"}
+PUBLIC = {"_exit", "_replace", "_asdict", "_fields", "_make", "_info", "_compute", "_typeshed"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def short(path: Path) -> str:
-    return path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).as_posix()
 
 
 @pytest.mark.parametrize("tool", [("ruff", "format", "--check"), ("ruff", "check"), ("mypy",)], ids=" ".join)
@@ -61,82 +50,53 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_imports_run_one_way(folder: str) -> None:
-    for path in (PACKAGE / folder).glob("*.py"):
-        used = {name.split(".")[1] for name in imported(parse(path)) if name.startswith("goodreads.")}
-        assert used <= ALLOWED[folder] | {folder}, path
-
-
-def test_scripts_are_imported_by_nobody() -> None:
-    scripts = {path.stem for path in SCRIPTS}
-    for path in (*SCRIPTS, *MODULES):
-        assert not {name.split(".")[0] for name in imported(parse(path))} & scripts, path
-
-
-def test_every_folder_has_a_place_in_the_order() -> None:
+def test_imports_run_one_way_and_nobody_imports_a_script() -> None:
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
-
-
-def functions(tree: ast.AST) -> Iterator[Function]:
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+    scripts = {path.stem for path in SCRIPTS}
+    for path, tree in SOURCES.items():
+        names = [name.split(".") for name in imported(tree)]
+        assert not {name[0] for name in names} & scripts, path
+        if (folder := path.parent.name) in ALLOWED:
+            used = {name[1] for name in names if name[0] == "goodreads"}
+            assert used <= ALLOWED[folder] | {folder}, path
 
 
 def test_slow_imports_stand_in_one_place_of_a_script_and_at_the_top_of_a_module() -> None:
-    for path in (*SCRIPTS, *MODULES):
-        local = [function.name for function in functions(parse(path)) if imported(function)]
+    for path, tree in SOURCES.items():
+        local = [node.name for node in ast.walk(tree) if isinstance(node, Function) and imported(node)]
         assert len(local) <= (path in SCRIPTS), (path, local)
 
 
-def code_lines(path: Path) -> set[int]:
-    """Numbers of the lines with code: no blank line, comment or docstring."""
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        if tokenize.tok_name[token.type] not in NOT_CODE:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node):
-            lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    return lines
+def code_lines(tree: ast.AST) -> set[int]:
+    """Numbers of the lines where something begins or ends that is no comment or docstring."""
+    expressions = [node for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    texts = [node for node in expressions if isinstance(node.value, ast.Constant)]
+    nodes = set(ast.walk(tree)) - {part for text in texts for part in (text, text.value)}
+    return {n for node in nodes if hasattr(node, "lineno") for n in (node.lineno, node.end_lineno)}
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=short)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=lambda path: path.name)
 def test_nothing_is_too_long_to_read(path: Path) -> None:
-    lines = code_lines(path)
-    assert len(lines) <= (150 if path in SCRIPTS else 200)
-    for function in functions(parse(path)):
-        own = lines & set(range(function.lineno, (function.end_lineno or 0) + 1))
-        assert len(own) <= 50, function.name
+    tree = SOURCES[path]
+    assert len(code_lines(tree)) <= (150 if path in SCRIPTS else 200)
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            assert len(code_lines(node)) <= 50, node.name
 
 
-def private_names(path: Path) -> set[str]:
+def private_names(tree: ast.AST) -> set[str]:
     """Names with a leading underscore of a library: used and not made here, or methods that it calls."""
-    nodes = list(ast.walk(parse(path)))
-    methods = {
-        f.name
-        for node in nodes
-        if isinstance(node, ast.ClassDef)
-        for f in node.body
-        if isinstance(f, Function)
-    }
-    own = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
-    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
-    own |= {
-        ast.unparse(node)[5:]
-        for node in attributes
-        if re.fullmatch(r"self\._\w+", ast.unparse(node)) and isinstance(node.ctx, ast.Store)
-    }
-    used = {node.attr for node in attributes if ast.unparse(node) not in PUBLIC}
-    taken = {part for name in imported(parse(path)) for part in name.split(".")}
-    names = ((used | taken) - own) | (methods - used)
-    return {name for name in names - PUBLIC if re.match("_[^_]", name)}
+    code = ast.unparse(tree)
+    methods = set(re.findall(r"^    def (_[a-z]\w*)", code, re.M))
+    made = methods | set(re.findall(r"^(?:def |class )?(_[a-zA-Z]\w*)", code, re.M))
+    made |= set(re.findall(r"self\.(_[a-z]\w*)(?=[^=\n]* = )", code))
+    used = set(re.findall(r"(?:\.|import |, )(_[a-z]\w*)", code))
+    return ((used - made) | (methods - used)) - PUBLIC
 
 
 def test_library_internals_are_left_alone() -> None:
-    found = {f"{short(path)} {name}" for path in (*SCRIPTS, *MODULES) for name in private_names(path)}
-    assert found <= PRIVATE
-    assert len(PRIVATE) <= 3
+    found = {f"{path.name} {name}" for path, tree in SOURCES.items() for name in private_names(tree)}
+    assert found == PRIVATE
 
 
 def test_the_readme_names_every_module() -> None:
