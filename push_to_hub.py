@@ -9,7 +9,6 @@ nothing becomes public before the commit has been verified. Pushing what is ther
 a push that broke off is simply run again. Writes hub_push.json.
 """
 
-import argparse
 import json
 import os
 import re
@@ -24,22 +23,6 @@ from goodreads.common.errors import InputError
 
 def main() -> None:
     """Check, push, verify; print one JSON line."""
-    options = _options()
-    if not options.repo:
-        raise InputError("no repository: give --repo user/name or set HF_REPO")
-    if options.repo.count("/") != 1 or not all(options.repo.split("/")):
-        raise InputError(f"--repo {options.repo} is not of the form user/name")
-    if options.tag and not re.fullmatch(r"\w[\w.+-]*", options.tag):
-        raise InputError(f"--tag {options.tag!r}: a tag is made of letters, digits, '.', '_', '+' and '-'")
-    from goodreads.hub.publish import Folders, publish
-
-    folders = Folders(options.model, options.data_dir, options.results_dir)
-    record = publish(folders, options.repo, options.tag, options.public)
-    print(f"{record['url']} ({record['visibility']})")
-    print(json.dumps({key: record[key] for key in ("repo", "url", "commit", "tag", "visibility", "changed")}))
-
-
-def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="push_to_hub.py")
     add = parser.add_argument
     add("--repo", default=os.environ.get("HF_REPO"), help="user/name; HF_REPO if not given")
@@ -48,7 +31,17 @@ def _options() -> argparse.Namespace:
     add("--model", type=Path, default=Path("model"), help="model folder")
     add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
     add("--results-dir", type=Path, default=Path("results"), help="folder of the results files")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", options.repo or ""):
+        raise InputError(f"no repository {options.repo or ''}: give --repo user/name or set HF_REPO")
+    if options.tag and not re.fullmatch(r"\w[\w.+-]*", options.tag):
+        raise InputError(f"--tag {options.tag!r}: a tag is made of letters, digits, '.', '_', '+' and '-'")
+    from goodreads.hub.publish import Folders, publish
+
+    folders = Folders(options.model, options.data_dir, options.results_dir)
+    record = publish(folders, options.repo, options.tag, options.public)
+    print(f"{record['url']} ({record['visibility']})")
+    print(json.dumps({key: record[key] for key in ("repo", "url", "commit", "tag", "visibility", "changed")}))
 
 
 if __name__ == "__main__":
