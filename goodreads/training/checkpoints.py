@@ -1,31 +1,28 @@
 """Checkpoints of an interrupted run: which are this program's, which are whole, and which fit this run.
 
 ``complete.json`` in a checkpoint-N folder marks it as this program's: empty when saving begins, and when all
-is written what the run must agree with (``run``) and each file's CRC-32 (``files``).
+is written what the run must agree with (``run``) and each file's size (``files``).
 """
 
 import json
 import re
-import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from isal import isal_zlib
-from transformers import TrainingArguments
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from goodreads.common.errors import InputError
-from goodreads.common.files import write_json
+from goodreads.common.errors import Ended, InputError
+from goodreads.common.files import read_json, write_json
 from goodreads.common.progress import log
 from goodreads.model.batching import BatchPlan
 from goodreads.training.options import RunArguments
 
 COMPLETE = "complete.json"
 # what may differ between an interrupted run and its resumption: paths, logging, and how processes talk
-IRRELEVANT = (
-    "output_dir report_to run_name logging_first_step disable_tqdm ddp_timeout ddp_bucket_cap_mb local_rank"
-).split()
-
+IRRELEVANT = "output_dir report_to run_name logging_first_step ddp_timeout local_rank".split()
 OWN = (
     "model_name_or_path max_length effective_batch_size validation_per_genre early_stopping_patience".split()
 )
@@ -36,10 +33,17 @@ def fingerprint(
 ) -> dict[str, Any]:
     """What a checkpoint must agree with to be resumed, as JSON values: all but ``IRRELEVANT``."""
     values = {name: value for name, value in arguments.to_dict().items() if name not in IRRELEVANT}
-    data = {f"{name}_content_sha256": split["content_sha256"] for name, split in manifest["splits"].items()}
-    values |= {name: getattr(run, name) for name in OWN} | data
+    values |= {name: getattr(run, name) for name in OWN}
+    values |= {
+        f"{name}_content_sha256": split["content_sha256"] for name, split in manifest["splits"].items()
+    }
     values |= {f"batch_{name}": value for name, value in vars(plan).items()}
     return dict(json.loads(json.dumps(values, default=str)))
+
+
+def step(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def named(folder: Path) -> list[Path]:
@@ -48,119 +52,119 @@ def named(folder: Path) -> list[Path]:
     return sorted(found, key=step)
 
 
-def of_this_program(folder: Path) -> list[Path]:
-    """The checkpoints that this program began in a folder, oldest first; others are none of its business."""
-    return [path for path in named(folder) if (path / COMPLETE).is_file()]
-
-
-def step(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was saved."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            value = isal_zlib.crc32(block, value)
-    return value
-
-
-def mark_complete(checkpoint: Path, run: dict[str, Any]) -> None:
-    """Declare a checkpoint whole, with what the run must agree with."""
-    files = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != COMPLETE]
-    write_json(checkpoint / COMPLETE, {"run": run, "files": {path.name: _checksum(path) for path in files}})
-
-
 def _read(checkpoint: Path) -> dict[str, Any]:
-    """What ``mark_complete`` wrote; empty if it did not come to that or the file is damaged."""
-    try:
-        document = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        return document if {"run", "files"} <= document.keys() else {}
-    except (OSError, ValueError, AttributeError):
-        return {}
+    """The content of complete.json; empty if saving did not come to an end."""
+    with suppress(InputError):
+        return read_json(checkpoint / COMPLETE, "train.py")
+    return {}
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.name != COMPLETE}
 
 
 def remove(checkpoint: Path) -> None:
     """Remove what this program wrote into a checkpoint, and the folder unless something else lies in it."""
-    files = _read(checkpoint).get("files")
-    for path in list(checkpoint.iterdir()):
-        if files is None or path.name in files:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (checkpoint / COMPLETE).unlink(missing_ok=True)
+    for name in _read(checkpoint).get("files", _sizes(checkpoint)):
+        (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / COMPLETE).unlink()
     with suppress(OSError):
         checkpoint.rmdir()
 
 
-def remove_all(folder: Path) -> None:
-    """Remove this program's checkpoints from a folder, saying so."""
-    for path in of_this_program(folder):
-        log.info("removing %s", path)
-        remove(path)
+def remove_all(folder: Path, newest: int = 0, but: str = "") -> None:
+    """Remove this program's checkpoints from a folder, except the ``newest`` and the one named ``but``."""
+    own = [path for path in named(folder) if (path / COMPLETE).is_file()]
+    for path in own[::-1][newest:]:
+        if path.name != but:
+            log.info("removing %s", path)
+            remove(path)
 
 
-def check_start(folder: Path, resume: bool, force: bool) -> None:
-    """Before anything is done: refuse to lose an interrupted run, or to resume none.
+def begin(run: RunArguments, rank: int) -> Path | None:
+    """Before a run: with --resume the newest whole checkpoint; without it there are none afterwards.
 
-    With ``force``, remove its checkpoints.
+    Process 0 alone (``rank``) judges and changes the folder.
 
     Raises:
-        InputError: there are checkpoints and neither option is given, or --resume and there are none, or a
-            folder that this program did not make has the name of a checkpoint.
+        InputError: there is no whole one with --resume, any without --resume and --force, or something else
+            has the name of a checkpoint.
     """
-    own = of_this_program(folder)
-    whole = [path for path in own if _read(path)]
-    if resume:
-        if not whole:
-            raise InputError(f"--resume: no complete checkpoint in {folder}; run without --resume")
-        return
-    if whole and not force:
-        raise InputError(
-            f"{whole[-1]} is of an interrupted run: --resume continues it, --force removes it and starts anew"
-        )
-    for path in named(folder):
-        if path not in own:
+    folder, found = run.checkpoints, named(run.checkpoints)
+    if rank and not run.resume:
+        return None
+    for path in found:
+        if not (path / COMPLETE).is_file():
             raise InputError(f"{path} was not made by train.py; move it away, or name another --output_dir")
-    remove_all(folder)
+    if not run.resume:
+        if found and not run.force:
+            raise InputError(
+                f"{found[-1]} is of an interrupted run: --resume continues it, --force removes it"
+            )
+        remove_all(folder)
+        return None
+    for path in reversed(found):
+        if _read(path).get("files", {"": 0}).items() <= _sizes(path).items():
+            return path
+        log.warning("%s is incomplete or damaged and passed over", path)
+    raise InputError(f"--resume: no complete checkpoint in {folder}; start anew, without --resume")
 
 
-def last(folder: Path, run: dict[str, Any]) -> Path:
-    """The newest checkpoint that is whole; others are named and passed over.
+def check_same_run(checkpoint: Path, run: dict[str, Any]) -> None:
+    """Raise InputError unless a checkpoint is of a run with this fingerprint."""
+    saved = _read(checkpoint)["run"]
+    changed = [name for name in {**run, **saved} if saved.get(name) != run.get(name)]
+    if changed:
+        said = "; ".join(f"{name} was {saved.get(name)!r}, is {run.get(name)!r}" for name in changed)
+        raise InputError(
+            f"--resume: {checkpoint} is of another run: {said}; give the same options, or --force"
+        )
+
+
+class Checkpoints(TrainerCallback):
+    """Marks each checkpoint when it is begun and when it is whole, and removes older ones of this run.
+
+    To be added last: it looks at what the other callbacks decided.
 
     Args:
-        folder: of the checkpoints.
-        run: fingerprint of this run.
-
-    Raises:
-        InputError: there is none, or it belongs to a run with other settings.
+        run: fingerprint of the run.
+        limit: checkpoints to keep; the best one is kept beside them.
     """
-    for path in reversed(named(folder)):
-        document = _read(path)
-        damaged = [
-            name for name, value in document.get("files", {}).items() if not _is_whole(path / name, value)
-        ]
-        if not document or damaged:
-            log.warning(
-                "%s is %s and passed over", path, f"damaged ({damaged[0]})" if damaged else "incomplete"
-            )
-            continue
-        saved = document["run"]
-        changed = [
-            f"{name} was {saved.get(name)!r}, is {run.get(name)!r}"
-            for name in {**run, **saved}
-            if saved.get(name) != run.get(name)
-        ]
-        if changed:
-            raise InputError(
-                f"--resume: {path} is of another run: {'; '.join(changed)}; give the same options, or start "
-                "anew with --force"
-            )
-        return path
-    raise InputError(f"--resume: no complete checkpoint in {folder}; start anew with --force")
 
+    def __init__(self, run: dict[str, Any], limit: int) -> None:
+        self.run, self.limit = run, limit
+        self.saving: Path | None = None  # the checkpoint that is being written
 
-def _is_whole(path: Path, checksum: int) -> bool:
-    try:
-        return _checksum(path) == checksum
-    except OSError:
-        return False
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Mark the checkpoint that the Trainer is going to write."""
+        if control.should_save:
+            self.saving = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            if args.should_save:
+                self.saving.mkdir(parents=True, exist_ok=True)
+                (self.saving / COMPLETE).write_bytes(b"")
+
+    on_epoch_end = on_step_end
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Declare it whole, once every process has written its part."""
+        if args.world_size > 1:
+            torch.distributed.barrier()
+        if args.should_save and self.saving:
+            write_json(self.saving / COMPLETE, {"run": self.run, "files": _sizes(self.saving)})
+            remove_all(self.saving.parent, self.limit, Path(state.best_model_checkpoint or "").name)
+        self.saving = None
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Raise InputError, saying what to do, if training fails because a checkpoint cannot be written."""
+        try:
+            yield
+        except Exception as error:
+            if self.saving is None or isinstance(error, Ended):
+                raise
+            hint = "free space on the disk, then continue from the checkpoint before it with --resume"
+            raise InputError(f"cannot write {self.saving}: {error}; {hint}") from error

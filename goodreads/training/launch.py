@@ -1,7 +1,7 @@
-"""Between the command line and the model: processes, environment variables, folders, data, announcement."""
+"""Between the options and the training: environment, TrainingArguments, folders, data, the Trainer."""
 
+import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -10,229 +10,230 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    TrainerCallback,
-    TrainingArguments,
-)
+import transformers
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import is_torch_tf32_available
 
-from goodreads.common import machine
+from goodreads.common import files, machine
 from goodreads.common.errors import InputError
-from goodreads.common.files import LOCK, check_writable, locked
 from goodreads.common.progress import log
+from goodreads.data import split_store
+from goodreads.data.review_files import UCSD
 from goodreads.data.sampling import Parameters
 from goodreads.data.split_builder import build_split
-from goodreads.data.split_store import ShardedSplit, Split, carve, read_manifest, read_split, read_train
-from goodreads.model.batching import BatchPlan
+from goodreads.model.batching import BatchPlan, plan_batches
 from goodreads.model.checkpoint import check_replaceable
 from goodreads.model.tokenized import TokenizedReviews
-from goodreads.training import callbacks, checkpoints
+from goodreads.training.callbacks import LogLines
 from goodreads.training.options import RunArguments
 from goodreads.training.trainer import GenreTrainer
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # accelerate reads them all
-NUMBERS = ("LOCAL_RANK", "RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", *SIZES)
-OFF = ("", "0", "no", "false", "none", "off")
-ON = ("1", "yes", "true", "on")
-# variables of accelerate that would train in another way than train.py does and says
-FOREIGN = re.compile(r"ACCELERATE_(USE_(?!CPU$)\w+|DYNAMO_BACKEND|TORCH_DEVICE|GRADIENT_ACCUMULATION_STEPS)")
-LOGGED = (  # variables that change the figures or the speed
-    "OMP_NUM_THREADS MKL_NUM_THREADS CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE CUBLAS_WORKSPACE_CONFIG "
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF ACCELERATE_MIXED_PRECISION "
-    "ACCELERATE_USE_CPU HF_HUB_OFFLINE"
-).split()
+OFF = ("", "0", "no", "false", "none", "default")
+HARMLESS = {f"ACCELERATE_{name}" for name in ("LOG_LEVEL", "DEBUG_MODE", "ENABLE_RICH", "CPU_AFFINITY")}
+Splits = dict[str, split_store.Split | split_store.ShardedSplit]
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Turn any error into one line that begins with ``what``."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def environment(flags: dict[str, Any]) -> tuple[int, int]:
+    """Rank and number of processes; what accelerate's variables say goes into ``flags``; libraries are quiet.
+
+    Raises:
+        InputError: see ``processes`` and ``honour_accelerate``.
+    """
+    transformers.logging.set_verbosity_error()  # no warning that the classifier is new: it is meant to be
+    transformers.logging.disable_progress_bar()
+    rank, count = processes()
+    if rank:
+        log.setLevel("ERROR")  # only process 0 logs
+    honour_accelerate(flags)
+    return rank, count
 
 
 def processes() -> tuple[int, int]:
     """Rank and number of processes, as torchrun and accelerate announce them in the environment.
 
     Raises:
-        InputError: the variables are not numbers, contradict each other or are incomplete.
+        InputError: several processes, but not started by torchrun or accelerate.
     """
-    numbers = {}
-    for name in NUMBERS:
-        if (text := os.environ.get(name)) is not None:
-            if not re.fullmatch(r"-?\d+", text):
-                raise InputError(f"{name}={text} in the environment is not a number; unset it")
-            numbers[name] = int(text)
-    if numbers.get("LOCAL_RANK", -1) < 0:
-        for name in SIZES:
-            if numbers.get(name, 1) > 1:
-                raise InputError(
-                    f"{name}={numbers[name]} in the environment, but no LOCAL_RANK: start several processes "
-                    f"with torchrun --nproc-per-node {numbers[name]} train.py, or unset {name}"
-                )
-        return 0, 1
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise InputError(f"LOCAL_RANK is set, but not {name}: start with torchrun, or unset LOCAL_RANK")
-    rank, count = numbers["RANK"], numbers["WORLD_SIZE"]
-    if not 0 <= rank < count:
-        raise InputError(f"RANK={rank} and WORLD_SIZE={count} in the environment contradict each other")
-    return rank, count
+    if "LOCAL_RANK" in os.environ:
+        with _naming("LOCAL_RANK is in the environment: unset it, or start with torchrun, which also sets"):
+            return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for name in SIZES:
+        if (size := os.environ.get(name, "1")) != "1":
+            how = "start several processes with torchrun --nproc-per-node N train.py"
+            raise InputError(f"{name}={size} in the environment, but no LOCAL_RANK: unset it, or {how}")
+    return 0, 1
 
 
-def check_environment(flags: dict[str, Any]) -> dict[str, str]:
-    """Honour what accelerate's variables say, and refuse what train.py cannot do.
-
-    Args:
-        flags: of ``goodreads.training.flags.parse``; number format and device are filled in where not given.
-
-    Returns:
-        The variables that change figures or speed, for the log.
+def honour_accelerate(flags: dict[str, Any]) -> None:
+    """Take number format and device from accelerate's variables into ``flags`` where these do not say them.
 
     Raises:
-        InputError: a variable asks for something else, or has an impossible value.
+        InputError: a variable asks for something that train.py does not do.
     """
-    for name, value in os.environ.items():
-        steps = "1" if name.endswith("_STEPS") else ""
-        if FOREIGN.fullmatch(name) and value.lower() not in (*OFF, steps):
-            raise InputError(f"{name}={value} in the environment is not supported; unset it")
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
-    if not re.fullmatch(r"\s*[1-9]\d{0,4}(\s*,\s*[1-9]\d*)*\s*", threads):
-        raise InputError(f"OMP_NUM_THREADS={threads} in the environment is no number of threads; unset it")
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    # taken away, since TrainingArguments would prefer it to --bf16 false
+    precision = os.environ.pop("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", "fp16", "bf16"):
         raise InputError(f"ACCELERATE_MIXED_PRECISION={precision} in the environment: use no, fp16 or bf16")
-    if precision != "no" and flags["bf16"] is None and flags["fp16"] is None:
+    if precision != "no" and not flags.keys() & {"bf16", "fp16"}:
         flags[precision] = True
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "no")
-    if on_cpu.lower() not in (*ON, *OFF):
-        raise InputError(f"ACCELERATE_USE_CPU={on_cpu} in the environment: use true or false")
-    flags["use_cpu"] = flags["use_cpu"] or on_cpu.lower() in ON
-    found = {name: os.environ[name] for name in LOGGED if name in os.environ}
-    # the flags have it now; TrainingArguments would prefer the variable to --bf16 false
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-    return found
+    for name, value in os.environ.items():
+        if name == "ACCELERATE_USE_CPU" and value.lower() in ("1", "true", "yes"):
+            flags["use_cpu"] = True
+        elif name.startswith("ACCELERATE_") and name not in HARMLESS and value.lower() not in OFF:
+            raise InputError(f"{name}={value} in the environment is not supported; unset it")
 
 
-def _check_places(run: RunArguments) -> None:
-    """Fail now rather than after training if model, checkpoints or results cannot be written.
+def complete(
+    run: RunArguments, flags: dict[str, Any], device_type: str, devices: int
+) -> tuple[transformers.TrainingArguments, BatchPlan]:
+    """TrainingArguments with what this pipeline decides filled in and tried out, and the batch plan.
+
+    Args:
+        run, flags: of ``goodreads.training.options.parse``.
+        device_type: cuda, mps or cpu.
+        devices: number of processes.
 
     Raises:
-        InputError: a place cannot be written, would be replaced by another, or holds other things.
+        InputError: an argument is impossible here, or needs a package that is not installed.
     """
-    check_replaceable(run.output_dir)
-    model = Path(os.path.realpath(run.output_dir))
-    for option, folder in (("--data-dir", run.data_dir), ("--results-dir", run.results_dir)):
-        if Path(os.path.realpath(folder)).is_relative_to(model):
-            raise InputError(
-                f"{option} {folder} lies in --output_dir {run.output_dir}, which is replaced as a whole"
-            )
-    check_writable(model if model.is_mount() else model.parent)
-    check_writable(run.checkpoints)
-    check_writable(run.results_dir)
+    at_once = flags.get("per_device_train_batch_size")
+    plan = plan_batches(run.effective_batch_size, at_once, devices, device_type)
+    automatic: dict[str, Any] = {}
+    on_cpu = device_type == "cpu"
+    if on_cpu and flags.get("fp16"):
+        raise InputError("--fp16 needs a GPU; on a CPU train in float32 or with --bf16")
+    if device_type == "cuda":
+        automatic["tf32"] = is_torch_tf32_available() or None
+        if not flags.keys() & {"bf16", "fp16"}:
+            automatic[machine.choose_precision(device_type)[0]] = True
+    decided = {
+        "output_dir": str(run.checkpoints),
+        # for the Trainer a batch is a device's whole share of a step; GenreTrainer splits it
+        "per_device_train_batch_size": math.ceil(plan.effective / devices),
+        "seed": run.seed,
+        "use_cpu": on_cpu,  # otherwise processes without a GPU would not form a group
+        "ddp_backend": "gloo" if on_cpu and devices > 1 else None,
+        # a classifier uses all its parameters; looking for unused ones takes time at every step
+        "ddp_find_unused_parameters": False,
+        "restore_callback_states_from_checkpoint": True,  # early stopping counts on
+        "logging_nan_inf_filter": False,
+        "save_total_limit": None,  # transformers would remove copies of checkpoints too
+        "disable_tqdm": True,
+    }
+    if run.validation_per_genre:
+        metric = flags.get("metric_for_best_model", "loss")
+        decided |= {"load_best_model_at_end": True, "metric_for_best_model": f"eval_validation_{metric}"}
+    with _naming("training arguments"):
+        arguments = transformers.TrainingArguments(**(automatic | flags | decided))
+    _try_out(arguments)
+    return arguments, plan
+
+
+def _try_out(arguments: transformers.TrainingArguments) -> None:
+    """Make loggers, optimizer and schedule for a stand-in model now, rather than after the data are read."""
+    layer: Any = torch.nn.Linear(1, 1)
+    with _naming("--report_to"):
+        for logger in get_reporting_integration_callbacks(arguments.report_to):
+            logger()
+    with _naming(f"--optim {arguments.optim}"):
+        kind, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        optimizer = kind(layer.parameters(), **options)
+    schedule, extra = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
+    with _naming(f"--lr_scheduler_type {schedule}, --lr_scheduler_kwargs {extra}"):
+        transformers.get_scheduler(schedule, optimizer, 0, 100, extra)  # type: ignore[arg-type]
 
 
 @contextmanager
-def claimed(run: RunArguments, rank: int) -> Iterator[None]:
-    """Hold the run's folders, after a check that all of them can be written; only process 0 does so.
+def claimed(run: RunArguments) -> Iterator[None]:
+    """Hold the run's folders, after a check that all of them can be written.
 
     Raises:
-        InputError: see ``checkpoints.check_start``; or a folder cannot be written, is in use by another run,
-            or holds other things.
+        InputError: a place cannot be written, is in use by another run, would be replaced by another, or
+            holds other things.
     """
-    if rank:
-        yield
-        return
-    _check_places(run)
-    folder = run.checkpoints
-    with locked(folder, wait=False):
+    check_replaceable(run.output_dir)
+    model = Path(os.path.realpath(run.output_dir))
+    for folder in (run.data_dir, run.results_dir):
+        if Path(os.path.realpath(folder)).is_relative_to(model):
+            raise InputError(f"{folder} lies in --output_dir {run.output_dir}, which is replaced as a whole")
+    for folder in (model if model.is_mount() else model.parent, run.checkpoints, run.results_dir):
+        files.check_writable(folder)
+    with files.locked(run.checkpoints, wait=False):
         try:
-            checkpoints.check_start(folder, run.resume, run.force)
             yield
         finally:
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                (folder / LOCK).unlink()
+            if [path.name for path in run.checkpoints.iterdir()] == [files.LOCK]:
+                (run.checkpoints / files.LOCK).unlink()
                 with suppress(OSError):
-                    folder.rmdir()
+                    run.checkpoints.rmdir()
 
 
-def load_splits(run: RunArguments) -> tuple[dict[str, Any], dict[str, Split | ShardedSplit]]:
+def load_splits(run: RunArguments) -> tuple[dict[str, Any], Splits]:
     """The manifest and the splits by name; the data is made first if there is none.
 
     Raises:
         InputError: the data cannot be made, is damaged, of another source, or too little for validation.
     """
     if not (run.data_dir / "manifest.json").exists():
-        log.info("%s holds no data: making it from %s", run.data_dir, run.source)
-        build_split(Parameters(source=run.source), run.data_dir)
-    manifest, train = read_manifest(run.data_dir), read_train(run.data_dir)
-    if run.source_given and manifest["parameters"]["source"] != run.source:
+        log.info("%s holds no data: making it from %s", run.data_dir, run.source or UCSD)
+        build_split(Parameters(source=run.source or UCSD), run.data_dir)
+    manifest, train = split_store.read_manifest(run.data_dir), split_store.read_train(run.data_dir)
+    source = manifest["parameters"]["source"]
+    if run.source not in (None, source):
         raise InputError(
-            f"--source {run.source}: {run.data_dir} was made from {manifest['parameters']['source']}; leave "
-            "--source out, or name another --data-dir"
+            f"--source {run.source}: {run.data_dir} was made from {source}; name another --data-dir"
         )
-    splits = {"train": train, "test": read_split(run.data_dir, "test")}
+    splits: Splits = {"train": train, "test": split_store.read_split(run.data_dir, "test")}
     if run.validation_per_genre:
-        if isinstance(train, ShardedSplit):
+        if isinstance(train, split_store.ShardedSplit):
             raise InputError("--validation-per-genre goes with a sampled train split, not with shards")
-        splits["train"], splits["validation"] = carve(train, run.validation_per_genre)
+        splits["train"], splits["validation"] = split_store.carve(train, run.validation_per_genre)
     return manifest, splits
 
 
 def build_trainer(
     run: RunArguments,
-    arguments: TrainingArguments,
-    plan: BatchPlan,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
     tokens: dict[str, TokenizedReviews],
-    listeners: list[TrainerCallback],
+    listeners: list[transformers.TrainerCallback],
+    **parts: Any,
 ) -> GenreTrainer:
-    """The Trainer with its callbacks, ``listeners`` last."""
+    """The Trainer with its callbacks, ``listeners`` last; ``parts`` are further arguments for it."""
     # beside the results, since the checkpoints go when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.results_dir / "tensorboard"))
     patience = 2 if run.early_stopping_patience is None else run.early_stopping_patience
-    stops = [callbacks.StopOnValidation(patience)] if "validation" in tokens and patience else []
-    trainer = GenreTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=tokens["train"],
-        eval_dataset={name: tokens[name] for name in ("validation", "test") if name in tokens},
-        processing_class=tokenizer,
-        callbacks=[callbacks.LogEpochEnd(), *stops, *listeners],
-        plan=plan,
-    )
-    if arguments.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(callbacks.PlainLog())
+    # it looks at the metric that TrainingArguments.metric_for_best_model names, of the validation split
+    stops = [transformers.EarlyStoppingCallback(patience)] if run.validation_per_genre and patience else []
+    evaluated = {name: split for name, split in tokens.items() if name != "train"}
+    told = [LogLines(), *stops, *listeners]
+    trainer = GenreTrainer(train_dataset=tokens["train"], eval_dataset=evaluated, callbacks=told, **parts)
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints on stdout
     return trainer
 
 
-def announce(
-    device: machine.Device,
-    arguments: TrainingArguments,
-    plan: BatchPlan,
-    tokens: int,
-    variables: dict[str, str],
-) -> None:
-    """Say what the run uses and why; without a GPU, say so in a box.
-
-    Args:
-        device, arguments, plan: of the run.
-        tokens: of the training split.
-        variables: of ``check_environment``.
-    """
+def announce(device: machine.Device, arguments: transformers.TrainingArguments, plan: BatchPlan) -> None:
+    """Say what the run uses and why; idle GPUs, and without a GPU that there is none, as a warning."""
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32"
-    automatic, reason = machine.choose_precision(device.type)
-    log.info("device: %s, %s (%s)", device.type, device.name, device.reason)
-    log.info("precision: %s (%s)", precision, reason if precision == automatic else "as asked")
-    if variables:
-        log.info("environment: %s", " ".join(f"{name}={value}" for name, value in variables.items()))
+    log.info("device: %s, %s (%s); precision: %s", device.type, device.name, device.reason, precision)
     log.info("%s", plan)
-    log.info("data: %s tokens an epoch", f"{tokens:,}")
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if count > plan.devices:
         again = f"torchrun --nproc-per-node {count} train.py {shlex.join(sys.argv[1:])}"
         log.warning("%d of %d GPUs are idle; use all with: %s", count - plan.devices, count, again)
     if not device.is_gpu:
+        asked = machine.gpu_asked_for()
         box = [
             "NO GPU: training runs on the CPU.",
-            *(f"One was asked for: {asked}." for asked in [machine.gpu_asked_for()] if asked),
-            f"Why: {device.reason}.",
+            f"Why: {device.reason}{f', although {asked}' if asked else ''}.",
             f"If there is one: {machine.CONTAINER_HINT}.",
             "To stop instead of training without one: --require-gpu.",
         ]

@@ -1,173 +1,167 @@
-"""train.py's own options, and recipes: YAML files of option values beneath the command line.
+"""train.py's options: the command line, over a recipe (a YAML file of option values).
 
-This module is imported before the command line is read, so it must not import torch.
+This module is imported before --help is answered, so it must not import torch.
 """
 
+import copy
+import dataclasses
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from goodreads.common.cli import Parser, similar_options
+from goodreads.common.cli import Parser
 from goodreads.common.errors import InputError
-from goodreads.data.review_files import UCSD
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-EPILOG = (
-    "The flags of transformers' TrainingArguments that have an effect here are accepted too, such as "
-    "--learning_rate and --num_train_epochs; --help-all lists them. What is not given comes from the recipe."
-)
-DATA, MODEL, RESULTS = Path("data"), Path("model"), Path("results")
-BASE_MODEL = "distilbert-base-cased"
-COMMAND_LINE_ONLY = ("recipe", "resume", "force", "debug", "help", "help_all")
-LIMITS: list[tuple[str, Callable[[float], bool], str]] = [
-    ("above 0", lambda x: x > 0, "num_train_epochs learning_rate adam_epsilon save_steps logging_steps"),
-    ("at least 0", lambda x: x >= 0, "weight_decay max_grad_norm warmup_steps validation_per_genre"),
-    ("at least 0", lambda x: x >= 0, "early_stopping_patience"),
-    ("at least 1", lambda x: x >= 1, "effective_batch_size per_device_train_batch_size save_total_limit"),
-    ("at least 1", lambda x: x >= 1, "ddp_timeout ddp_bucket_cap_mb"),
-    ("at least 1", lambda x: x >= 1 or x == -1, "max_steps"),  # transformers' -1: as the epochs say
-    ("at least 2", lambda x: x >= 2, "max_length"),
-    ("at least 0 and below 1", lambda x: 0 <= x < 1, "adam_beta1 adam_beta2 label_smoothing_factor"),
-    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, "seed"),
-]
+TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+FLAGS: dict[str, dict[str, Any]] = TABLE["flags"]
+TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "path": Path, "bool": bool | None}
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
+@dataclasses.dataclass
 class RunArguments:
-    """The options that are this pipeline's own."""
+    """The options that are this pipeline's own; options.yaml has their defaults."""
 
-    recipe: str = _option("default", "YAML file of option values, or the name of one in recipes/")
-    resume: bool = _option(False, "continue an interrupted run from its last complete checkpoint")
-    force: bool = _option(False, "start anew although an interrupted run left checkpoints: remove them")
-    require_gpu: bool = _option(False, "stop, rather than train on the CPU, if there is no GPU")
-    seed: int = _option(42, "seed of the new weights, the batch order and dropout")
-    data_dir: Path = field(default=DATA, metadata={"help": "folder of the split; made if it has none"})
-    source: str = _option(UCSD, "what to make missing data from, as in data_loader.py")
-    max_length: int = _option(512, "tokens kept of a review")
-    validation_per_genre: int = _option(0, "reviews per genre kept from training to select the epoch")
-    early_stopping_patience: int | None = _option(
-        None, "epochs without a better validation loss before stopping (2 if not given); 0: never"
-    )
-    model_name_or_path: str = _option(BASE_MODEL, "model id, folder, or 'scratch' for a small new one")
-    effective_batch_size: int = _option(16, "reviews per optimizer step, over all devices")
-    output_dir: Path = field(default=MODEL, metadata={"help": "model folder; the checkpoints go beside it"})
-    results_dir: Path = field(default=RESULTS, metadata={"help": "folder for training_log.json"})
-    source_given: bool = field(default=False, init=False)  # whether the command line says --source
+    recipe: str
+    resume: bool
+    force: bool
+    require_gpu: bool
+    seed: int
+    data_dir: Path
+    source: str | None
+    max_length: int
+    validation_per_genre: int
+    early_stopping_patience: int | None
+    model_name_or_path: str
+    effective_batch_size: int
+    output_dir: Path
+    results_dir: Path
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints, beside the model folder."""
-        named = self.output_dir.name not in ("", "..")
-        folder = self.output_dir if named else self.output_dir.resolve()
-        if not folder.name:
-            raise InputError(f"--output_dir {self.output_dir} is the root folder; name another")
-        return folder.with_name(folder.name + "-checkpoints")
+        return Path(f"{self.output_dir}-checkpoints")
+
+
+def _dataclass(table: dict[str, dict[str, Any]], title: str) -> type:
+    """A dataclass for HfArgumentParser of options of a table; None: not given, and no default here."""
+    fields = []
+    for name, about in table.items():
+        metadata: dict[str, Any] = {key: about[key] for key in ("help", "choices") if key in about}
+        if about["type"] == "bool":
+            metadata |= {"nargs": "?", "const": True}
+        field = dataclasses.field(default=about.get("default"), metadata=metadata)
+        fields.append((name, TYPES[about["type"]], field))
+    return dataclasses.make_dataclass("Options", fields, namespace={"_argument_group_name": title})
 
 
 class OptionParser(Parser, HfArgumentParser):
-    """A parser of dataclasses whose errors are one line.
+    """The parser of all options; its errors are one line.
 
     Args:
         doc: train.py's docstring.
-        dataclass_types: as for HfArgumentParser.
-        refused: flags that exist in transformers -> why they have no effect here.
     """
 
-    def __init__(self, doc: str | None, dataclass_types: Any, refused: dict[str, str] | None = None) -> None:
-        super().__init__(doc, prog="train.py", epilog=EPILOG, dataclass_types=dataclass_types)
-        self.add_argument("--help-all", action="store_true", help="list the TrainingArguments flags and exit")
-        self.refused = refused or {}
-        self.place = ""  # of the recipe's value that is being parsed
+    def __init__(self, doc: str | None) -> None:
+        flags = "flags of transformers' TrainingArguments that have an effect here"
+        types = (_dataclass(TABLE["own"], "own options"), _dataclass(FLAGS, flags))
+        super().__init__(doc, prog="train.py", dataclass_types=types)
+        self.place = ""  # where the words come from that are being parsed
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 after one line: what is wrong and, for a flag of transformers, what to use."""
-        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
-        if unknown and (name := unknown[1].replace("-", "_")) in self.refused:
-            raise InputError(f"--{name} has no effect here: {self.refused[name]}")
+        if unknown := re.match(r"unrecognized arguments: --([\w-]+)", message):
+            name = unknown[1].replace("-", "_")
+            if instead := [text for start, text in TABLE["instead"].items() if name.startswith(start)]:
+                raise InputError(f"{self.place}--{name} has no effect here: {instead[0]}")
         super().error(self.place + message)
 
+    def parse(self, words: list[str], over: Namespace | None = None) -> Namespace:
+        """Parse words over other values; end with one line if one is unknown, of the wrong type or range."""
+        values = self.parse_args(words, copy.copy(over))
+        for name, limits in TABLE["limits"].items():
+            value = getattr(values, name)
+            if value is not None and not _within(value, **limits):
+                bounds = " and ".join(f"{word.replace('_', ' ')} {bound}" for word, bound in limits.items())
+                self.error(f"argument --{name}: {value} must be {bounds}")
+        return values
 
-def answer_help(doc: str | None, argv: list[str]) -> None:
-    """Print the help and exit if it is asked for; refuse wrong values of the own options."""
-    OptionParser(doc, (RunArguments,)).parse_known_args(argv)
+
+def _within(
+    number: float, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
+) -> bool:
+    return above < number < below and number >= at_least
 
 
-def check_limits(name: str, value: object, said: str) -> None:
-    """Refuse a number outside its range.
+def parse(doc: str | None, argv: list[str]) -> tuple[RunArguments, dict[str, Any]]:
+    """Parse the command line over the recipe it names.
 
     Args:
-        name: of the option.
-        value: as parsed.
-        said: the option and its value as the user wrote them, for the error.
+        doc: train.py's docstring, for --help.
+        argv: the command line, without the program's name.
+
+    Returns:
+        The own options; and the flags of TrainingArguments that are given or have a default here.
 
     Raises:
-        InputError: the number is not finite or not in the option's range.
+        InputError: the recipe cannot be read, or an option has no effect or contradicts another.
+        SystemExit: after --help, or one line that says what is wrong.
     """
-    if isinstance(value, int | float):
-        for text, allowed, names in LIMITS:
-            if name in names.split() and not (math.isfinite(value) and allowed(value)):
-                raise InputError(f"{said}: it must be {text}")
+    parser = OptionParser(doc)
+    given = parser.parse(argv)
+    parser.place = f"--recipe {given.recipe}: "
+    recipe = parser.parse(read_recipe(given.recipe))
+    if recipe.recipe != "default":
+        parser.error("a recipe cannot name another")
+    values = vars(parser.parse(argv, recipe))
+    batch = [  # the batch size that is asked for is the effective one
+        layer.effective_batch_size or layer.per_device_train_batch_size for layer in (given, recipe)
+    ]
+    values["effective_batch_size"] = batch[0] or batch[1] or 16
+    run = RunArguments(**{name: values[name] for name in TABLE["own"]})
+    flags = {name: values[name] for name in FLAGS if values[name] is not None}
+    _check_together(run, flags)
+    return run, flags
 
 
-def read_recipe(name: str, parser: OptionParser) -> dict[str, str]:
-    """Option -> value, as text, of a recipe; every value is one that the option accepts.
+def read_recipe(name: str) -> list[str]:
+    """The values of a recipe, as words of a command line.
 
     Args:
         name: a YAML file, or the stem of one in recipes/.
-        parser: knows the options.
 
     Raises:
-        InputError: there is no such file, it is not a flat YAML mapping, or an option or value is wrong.
+        InputError: there is no such file, or it is no YAML mapping of options to values.
     """
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
-    place = f"--recipe {name}"
     try:
-        # nodes, not values: they keep what the user wrote, and keys that stand there twice
-        document = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        # BaseLoader leaves every value as the user wrote it
+        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
+        return [f"--{option}={value}" for option, value in values.items()]
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-        raise InputError(f"{place}: {error.strerror}; use a file or one of: {known}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not YAML: {error}") from error
-    if document is not None and not isinstance(document, yaml.MappingNode):
-        raise InputError(f"{place} is not a mapping of option names to values")
-    values: dict[str, str] = {}
-    for key, value in document.value if document else []:
-        line = f"{place}, line {key.start_mark.line + 1}"
-        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
-            raise InputError(f"{line}: a nested value; an option has one value, JSON in quotes included")
-        option = key.value.replace("-", "_")
-        said = f"{line}: {key.value}: {value.value}"
-        if option in values:
-            raise InputError(f"{said}: {key.value} stands there twice")
-        if value.tag.endswith(":null"):
-            raise InputError(f"{said}: it has no value; leave the line out for the default")
-        _check_value(option, value.value, said, parser)
-        values[option] = value.value
-    return values
+        raise InputError(f"--recipe {name}: {error.strerror}; use a file or one of: {known}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as error:
+        raise InputError(f"--recipe {name} is not a YAML mapping of options to values: {error}") from error
 
 
-def _check_value(option: str, text: str, said: str, parser: OptionParser) -> None:
-    known = vars(parser.parse_args([])).keys()
-    if option in parser.refused:
-        raise InputError(f"{said}: it has no effect here: {parser.refused[option]}")
-    if option in COMMAND_LINE_ONLY:
-        raise InputError(f"{said}: that belongs on the command line, not into a recipe")
-    if option not in known:
-        similar = " or ".join(similar_options(option, list(known)))
+def _check_together(run: RunArguments, flags: dict[str, Any]) -> None:
+    """Refuse options that contradict each other or would have no effect."""
+    evaluate, save, validates = flags["eval_strategy"], flags["save_strategy"], run.validation_per_genre
+    selects = {"metric_for_best_model"} & flags.keys() or run.early_stopping_patience is not None
+    follows = flags.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
+    if run.resume and run.force:
+        raise InputError("--resume and --force contradict each other")
+    if "save_steps" in flags and save != "steps":
+        raise InputError("--save_steps has an effect only with --save_strategy steps")
+    if (selects or follows) and not validates:
         raise InputError(
-            f"{said}: there is no such option" + (f"; did you mean {similar}?" if similar else "")
+            "the test split never selects a model or learning rate: give --validation-per-genre N"
         )
-    parser.place = f"{said}: "
-    check_limits(option, getattr(parser.parse_args([f"--{option}={text}"]), option), said)
-    parser.place = ""
+    if validates and not evaluate == save == "epoch":
+        raise InputError("--validation-per-genre goes with --eval_strategy epoch and --save_strategy epoch")
