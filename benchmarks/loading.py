@@ -89,7 +89,7 @@ def ours(base: str, head: int) -> list[list[str]]:
     """What data_loader.py does up to the writing; the review_ids."""
     parameters = Parameters(base, head=head, per_genre=head // 10, train_per_genre=head // 20)
     samples = sample_genres(parameters, Limits())
-    return [[r.review_id for r in sample.reviews if r is not None] for sample in samples.values()]
+    return [[r.review_id for r in reviews if r is not None] for _, reviews in samples.values()]
 
 
 def compare(base: str, head: int, repeats: int, label: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ config as ``id2label``/``label2id`` and every later step matches labels by name,
 """
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from goodreads.common.errors import InputError
 
@@ -30,21 +31,16 @@ def file_name(genre: str) -> str:
     return f"goodreads_reviews_{genre}.json.gz"
 
 
-def parse_genres(text: str) -> list[str]:
-    """``"romance,poetry"`` to the known slugs in sampling order.
+def parse_genres(text: str) -> tuple[str, ...]:
+    """``"romance,poetry"`` to the slugs in sampling order.
 
     Raises:
         InputError: an unknown or repeated slug, or fewer than two of them.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in GENRES]
-    if unknown:
-        raise InputError(f"--genres: unknown genre {unknown[0]!r}; choose from {','.join(GENRES)}")
-    if len(set(names)) != len(names):
-        raise InputError("--genres: a genre is named twice")
-    if len(names) < 2:
-        raise InputError("--genres: a classifier needs at least two genres")
-    return [genre for genre in SAMPLING_ORDER if genre in names]
+    if len(names) < 2 or len(set(names) & set(GENRES)) < len(names):
+        raise InputError(f"--genres {text}: name at least two of {','.join(GENRES)}, each once")
+    return tuple(genre for genre in SAMPLING_ORDER if genre in names)
 
 
 def match_labels(model_labels: Sequence[str], data_labels: Sequence[str], model: str) -> list[int]:
@@ -62,12 +58,9 @@ def match_labels(model_labels: Sequence[str], data_labels: Sequence[str], model:
         InputError: the names differ, so no order makes the predictions mean anything.
     """
     if sorted(model_labels) != sorted(data_labels):
+        ours, theirs = (shorten(", ".join(names), 200) for names in (model_labels, data_labels))
         raise InputError(
-            f"{model}: its labels ({_few(model_labels)}) are not the data's ({_few(data_labels)}); "
+            f"{model}: its labels ({ours}) are not the data's ({theirs}); "
             "evaluate it on the split it was trained for, or retrain with train.py"
         )
     return [list(model_labels).index(name) for name in data_labels]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])}, ... {len(names)} in all"

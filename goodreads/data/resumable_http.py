@@ -2,12 +2,9 @@
 
 import io
 import random
-import ssl
-import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3
@@ -18,17 +15,12 @@ from goodreads.common.progress import log
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-CONNECT_TIMEOUT = 10.0  # seconds
+CHUNK = 1 << 16  # bytes that a read gives at most, and so the most that is read past what is needed
+CONNECT_TIMEOUT, LONGEST_TIMEOUT = 10.0, 86_400.0  # seconds; sockets take no more than some weeks
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled each time, up to half of it taken off at random
-LONGEST_WAIT = 600.0  # seconds that a server may ask for by Retry-After
+LONGEST_WAIT = 600  # seconds, where a server asks for more by Retry-After
 BUSY = {408, 429, 500, 502, 503, 504}
 HEADERS = {"User-Agent": "goodreads-genre-classifier/1 (python-requests)", "Accept-Encoding": "identity"}
-# what a new connection may cure, and what it cannot although requests calls it a ConnectionError
-PASSING = (
-    *(requests.ConnectionError, requests.Timeout),
-    *(urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError, urllib3.exceptions.SSLError),
-)
-FINAL = (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown)
 
 
 @dataclass(frozen=True)
@@ -38,21 +30,10 @@ class Limits:
     Attributes:
         timeout: seconds without a byte after which a connection counts as broken.
         retries: attempts in a row that may fail without a new byte.
-
-    Raises:
-        InputError: one of them is out of range.
     """
 
     timeout: float = 60.0
     retries: int = 4
-
-    def __post_init__(self) -> None:
-        if not (0 < self.timeout <= 86_400 and 0 <= self.retries <= 10_000):
-            raise InputError("--timeout takes 1 to 86400 seconds, and --retries 0 to 10000")
-
-
-class _Broken(Exception):
-    """A failure that may pass: the reason, and how many seconds the server asks to wait."""
 
 
 class Download(io.RawIOBase):
@@ -64,16 +45,15 @@ class Download(io.RawIOBase):
 
     Attributes:
         position: bytes read so far.
-        retries: connections that broke so far.
     """
 
     def __init__(self, url: str, stop: Event, limits: Limits = Limits()) -> None:
-        """Connect at the first read; when ``stop`` is set, waits and reads end in an InputError."""
-        self.url, self.position, self.retries = url, 0, 0
+        """Connect at the first read; when ``stop`` is set, waiting to try again ends in an InputError."""
+        self.url, self.position = url, 0
         self._stop, self._limits = stop, limits
-        self._response: requests.Response | None = None
+        self._body: Any = None  # of the current response
         self._version, self._skip = "", 0  # strong ETag or else Last-Modified; bytes that are sent again
-        self._failures, self._reached, self._complete = 0, 0, False
+        self._failures, self._asked_wait = 0, 0.0  # failures in a row; seconds, by Retry-After
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read what has arrived, at least one byte unless the body has ended.
@@ -81,109 +61,88 @@ class Download(io.RawIOBase):
         Raises:
             InputError: the file changed, or the download failed for good or too often in a row.
         """
-        view = memoryview(buffer).cast("B")
-        while not self._complete:
-            if self._stop.is_set():
-                raise InputError(f"{self.url}: reading was stopped")
+        view = memoryview(buffer).cast("B")[:CHUNK]
+        while True:
             try:
-                chunk = self._read(len(view))
+                if self._body is None:
+                    self._body = self._connect()
+                chunk = self._body.read1(min(len(view), self._skip or len(view)))
             except InputError:
                 raise
-            except Exception as error:
-                self._retry(error if isinstance(error, _Broken) else self._judge(error))
+            except Exception as error:  # of requests, urllib3, ssl or the socket
+                self._retry(error)
                 continue
-            self._complete = not chunk
             if not self._skip:
                 view[: len(chunk)] = chunk
                 self.position += len(chunk)
+                self._failures = 0
                 return len(chunk)
             if not chunk:
-                raise InputError(f"{self.url} is shorter than what was read of it; run again")
+                raise self._changed()
             self._skip -= len(chunk)
-        return 0
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self.position
 
     def close(self) -> None:
         """Hang up."""
-        if self._response is not None:
-            self._response.close()
+        if self._body is not None:
+            self._body.close()
         super().close()
 
-    def _read(self, most: int) -> bytes:
-        if self._response is None:
-            headers = HEADERS
-            if self.position:
-                guard = {"If-Range": self._version} if self._version else {}
-                headers = HEADERS | {"Range": f"bytes={self.position}-"} | guard
-            timeout = (CONNECT_TIMEOUT, self._limits.timeout)
-            self._response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
-            self._skip = 0
-            if self._ended(self._response):
-                return b""
-        # not decoded: the file is gzip itself
-        chunk: bytes = self._response.raw.read1(min(most, self._skip or most), decode_content=False)
-        return chunk
-
-    def _ended(self, response: requests.Response) -> bool:
-        """Judge an answer; whether the body ends where we stand, because its Content-Length was too large."""
-        status, headers = response.status_code, response.headers
-        place = f"HTTP {status} {response.reason}"
+    def _connect(self) -> Any:
+        """Ask for the rest of the body; a file of it, not decoded, since it is gzip itself."""
+        headers, self._skip = dict(HEADERS), 0
+        if self.position:
+            guard = {"If-Range": self._version} if self._version else {}
+            headers |= {"Range": f"bytes={self.position}-"} | guard
+        timeout = (CONNECT_TIMEOUT, min(self._limits.timeout, LONGEST_TIMEOUT))
+        response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
+        status, place = response.status_code, f"HTTP {response.status_code} {response.reason}"
         if status in BUSY:
-            raise _Broken(place, _seconds(headers.get("Retry-After", "")))
-        span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+            response.close()
+            self._asked_wait = (
+                urllib3.Retry(retry_after_max=LONGEST_WAIT).get_retry_after(response.raw) or 0.0
+            )
+            raise OSError(place)
+        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if status == 416 and self.position and total == str(self.position):
-            return True
-        if status not in (200, 206) and not (status == 416 and self.position):
+            return io.BytesIO()  # the Content-Length was too large: the body ends here
+        if status not in (200, 206):
             raise InputError(f"{self.url}: {place}; check --source")
         # a weak ETag says nothing about bytes
-        etag = headers.get("ETag", "")
-        version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-        if self.position and (status == 416 or version != self._version):
-            raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
-        if status == 206 and span.partition("-")[0] != str(self.position):
-            raise InputError(f"{self.url}: asked from byte {self.position:,} and got {span or 'no range'}")
+        etag = response.headers.get("ETag", "")
+        version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        other = self.position and version != self._version
+        if other or (status == 206 and span.partition("-")[0] != str(self.position)):
+            raise self._changed()
         self._version = version
         self._skip = self.position if status == 200 else 0
-        return False
+        return response.raw
 
-    def _judge(self, error: Exception) -> _Broken:
-        """What to do about an exception of requests, urllib3, ssl or the socket; final ones are raised."""
+    def _changed(self) -> InputError:
+        return InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
+
+    def _retry(self, error: Exception) -> None:
+        """Hang up, and wait before the next attempt; raises InputError if there is none."""
         root: BaseException = error
         while (cause := root.__cause__ or root.__context__) is not None:
             root = cause
-        reason = f"{type(root).__name__}: {root}"
-        if isinstance(root, ssl.SSLCertVerificationError):
-            raise InputError(f"{self.url}: {reason}; REQUESTS_CA_BUNDLE names trusted ones") from error
-        passing = isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno is not None)
-        if not passing or isinstance(root, FINAL):
-            advice = "check --source and the environment's settings of proxies and certificates"
-            raise InputError(f"{self.url}: {reason}; {advice}") from error
-        return _Broken(reason, 0.0)
-
-    def _retry(self, broken: _Broken) -> None:
-        """Hang up, and wait before the next attempt, or give up."""
-        if self._response is not None:
-            self._response.close()
-        self._response = None
-        self._failures = 1 if self.position > self._reached else self._failures + 1
-        self._reached = self.position
-        self.retries += 1
-        reason, after = broken.args
-        place = f"{self.url}: {reason} at byte {self.position:,}"
-        if self._failures > self._limits.retries:
-            times = "once" if self._failures == 1 else f"{self._failures} times"
-            raise InputError(f"{place}, {times}; check the network and --source, then run again") from broken
-        if after > LONGEST_WAIT:
-            raise InputError(f"{place}; the server asks to come back in {after:,.0f} s") from broken
+        # such as a URL, a proxy or a certificate that is none; of an open connection it can pass
+        final = self._body is None and isinstance(root, ValueError)
+        if self._body is not None:
+            self._body.close()
+        self._body, wait, self._asked_wait = None, self._asked_wait, 0.0
+        self._failures += 1
+        place = f"{self.url}: {type(root).__name__}: {root} at byte {self.position:,}"
+        if final or self._failures > self._limits.retries:
+            raise InputError(
+                f"{place}, attempt {self._failures}; check the network, --source, and the environment's "
+                "settings of proxies and certificates (REQUESTS_CA_BUNDLE), then run again"
+            ) from error
         pause = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        log.warning("%s; trying again in %.1f s", place, max(pause, after))
-        self._stop.wait(max(pause, after))
-
-
-def _seconds(retry_after: str) -> float:
-    """Retry-After in seconds: a number or a date (RFC 9110, section 10.2.3); 0 for anything else."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
+        pause = max(pause, wait)
+        log.warning("%s; trying again in %.1f s", place, pause)
+        if self._stop.wait(pause):
+            raise InputError(f"{self.url}: reading was stopped")

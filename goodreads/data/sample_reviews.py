@@ -5,9 +5,7 @@ confuse with it, or from a list that all share, so that a classifier has somethi
 to get wrong. The figures of a model trained on them say nothing about real reviews.
 
 A genre's reviews depend on the genre and on ``CORPUS_SEED`` alone; the first n are the same whatever
-number is asked for. As files, for tests, benchmarks and a local server:
-
-    python -m goodreads.data.sample_reviews --output-dir /tmp/byGenre --reviews 12000
+number is asked for.
 """
 
 import hashlib
@@ -16,10 +14,7 @@ import random
 import zlib
 from pathlib import Path
 
-from goodreads.common.cli import Parser, positive_int, run
-from goodreads.common.files import atomic_path
-from goodreads.common.progress import log
-from goodreads.data.genres import GENRES, file_name, parse_genres
+from goodreads.data.genres import GENRES
 
 CORPUS_SEED = 2018
 MOST_REVIEWS = 100_000  # per genre when streamed
@@ -77,25 +72,3 @@ def gzip_file(genre: str, reviews: int) -> bytes:
     packer = zlib.compressobj(wbits=31)
     lines = (json.dumps(review(genre, number), ensure_ascii=False) + "\n" for number in range(reviews))
     return b"".join([*(packer.compress(line.encode()) for line in lines), packer.flush()])
-
-
-def write_files(folder: Path, reviews: int, genres: list[str]) -> None:
-    """Write one gzip file per genre into ``folder``; raises InputError where it cannot be written."""
-    for genre in genres:
-        with atomic_path(folder / file_name(genre)) as temporary:
-            temporary.write_bytes(gzip_file(genre, reviews))
-        log.info("%s: wrote %d reviews", genre, reviews)
-
-
-def main() -> None:
-    """Write the sample files that the options ask for."""
-    parser = Parser(__doc__, prog="goodreads.data.sample_reviews")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the .json.gz files")
-    parser.add_argument("--reviews", type=positive_int, default=12_000, help="reviews per genre")
-    parser.add_argument("--genres", default=",".join(GENRES), help="comma-separated slugs")
-    options = parser.parse_args()
-    write_files(options.output_dir, options.reviews, parse_genres(options.genres))
-
-
-if __name__ == "__main__":
-    run(main, "goodreads.data.sample_reviews")

