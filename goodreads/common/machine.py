@@ -25,11 +25,6 @@ class Device:
     name: str
     reason: str
 
-    @property
-    def is_gpu(self) -> bool:
-        """Whether this is an accelerator."""
-        return self.type != "cpu"
-
 
 def limit_threads() -> None:
     """No more threads than CPUs this process may use; OMP_NUM_THREADS can ask for fewer.

@@ -52,7 +52,7 @@ def load(folder: Path, dtype: str) -> Classifier:
     log.info("device: %s, %s (%s); %s", device.type, device.name, device.reason, dtype)
     if dtype == "float32" and (fast := machine.bfloat16_advice(device.type)):
         log.info("%s has instructions for bfloat16: --dtype bfloat16 takes about half the time", fast)
-    if not device.is_gpu and (asked := machine.gpu_asked_for()):
+    if device.type == "cpu" and (asked := machine.gpu_asked_for()):
         box = [f"NO GPU, though one was asked for: {asked}.", f"Why: {device.reason}."]
         log.warning("\n%s", machine.boxed(box))
     return load_classifier(folder, dtype, device.type)

@@ -166,7 +166,7 @@ def claimed(run: RunArguments) -> Iterator[None]:
     for folder in (run.data_dir, run.results_dir):
         if Path(os.path.realpath(folder)).is_relative_to(model):
             raise InputError(f"{folder} lies in --output_dir {run.output_dir}, which is replaced as a whole")
-    for folder in (model if model.is_mount() else model.parent, run.checkpoints, run.results_dir):
+    for folder in (run.output_dir, run.checkpoints, run.results_dir):
         files.check_writable(folder)
     with files.locked(run.checkpoints, wait=False):
         try:
@@ -229,7 +229,7 @@ def announce(device: machine.Device, arguments: transformers.TrainingArguments, 
     if count > plan.devices:
         again = f"torchrun --nproc-per-node {count} train.py {shlex.join(sys.argv[1:])}"
         log.warning("%d of %d GPUs are idle; use all with: %s", count - plan.devices, count, again)
-    if not device.is_gpu:
+    if device.type == "cpu":
         asked = machine.gpu_asked_for()
         box = [
             "NO GPU: training runs on the CPU.",

@@ -7,8 +7,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,10 +46,8 @@ class World:
 
     def build(self, image: str, file: str, *arguments: str, context: Path | None = None) -> Result:
         own = shlex.split(os.environ.get("IMAGE_BUILD_ARGS", ""))
-        context, started = context or self.context, time.monotonic()
-        result = self("build", *own, "-t", image, "-f", context / file, *arguments, context)
-        print(f"built {image} in {time.monotonic() - started:.0f} s", file=sys.stderr)
-        return result
+        context = context or self.context
+        return self("build", *own, "-t", image, "-f", context / file, *arguments, context)
 
     def command(
         self, image: str, before: Sequence[str], *arguments: object, network: str = "none"
@@ -98,11 +94,8 @@ def world(
     folder, context = tmp_path_factory.mktemp("world"), tmp_path_factory.mktemp("context")
     shutil.copytree(trained, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("hf", "mpl"))
     shutil.copytree(small_data, folder / "data")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in (name for name in names if (ROOT / name).is_file()):
-        (context / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, context / name)
+    copy = 'git ls-files -zco --exclude-standard | tar -c --null -T - | tar -x -C "$0"'
+    subprocess.run(["bash", "-c", copy, context], cwd=ROOT, check=True)
     for name in ("model", "data"):
         shutil.copytree(folder / name, context / name)
     (context / "model" / "config.json").chmod(0o666)

@@ -16,20 +16,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers import ROOT, Result, assert_one_line_error, environment, succeeded, temporary_files
+from tests.helpers import ROOT, Result, assert_one_line_error, succeeded, temporary_files
 from tests.images.conftest import HUB, LOCAL, TOKEN, USER, World, give
 
 BASE = "python:3.11-slim-bookworm"
 SIZE = 1.25e9  # bytes above the base image, without the model and the split
-LARGE = """
-from pathlib import Path
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
-from goodreads.model.checkpoint import save
-small = DistilBertConfig.from_pretrained("model")
-labels = {"id2label": small.id2label, "label2id": small.label2id}
-model = AutoModelForSequenceClassification.from_config(DistilBertConfig(**labels))
-save(Path("large"), model, AutoTokenizer.from_pretrained("model"))
-"""
 LOOK = """
 import json, os, pathlib, shutil, stat, importlib.util
 TMP = pathlib.Path("/tmp")
@@ -131,31 +122,22 @@ def test_a_results_folder_of_another_user_or_none_says_how_to_mount_it(world: Wo
         )
 
 
-@pytest.mark.parametrize("after", ["evaluating model", "device: "], ids=["imports", "scoring"])
-def test_sigterm_stops_pid_1_within_two_seconds(world: World, tmp_path: Path, after: str) -> None:
-    if not (world.folder / "large").exists():  # a model of DistilBERT's size, so that scoring takes long
-        env = environment(tmp_path, PYTHONPATH=str(ROOT))
-        subprocess.run([sys.executable, "-c", LARGE], cwd=world.folder, env=env, check=True)
+def test_sigterm_stops_pid_1_within_two_seconds(world: World, tmp_path: Path) -> None:
     results, mount = world.results(tmp_path)
     before = {path: path.read_bytes() for path in results.iterdir()}
     name = f"goodreads-test-{tmp_path.name}"
-    mount += ["--name", name, "-v", f"{world.folder / 'large'}:/app/model:ro"]
-    command = [world.engine, *world.command(LOCAL, mount, "--force")]
+    command = [world.engine, *world.command(LOCAL, [*mount, "--name", name], "--force")]
     started = time.monotonic()
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr
-        line = process.stderr.readline()
+        assert process.stderr and "evaluating model" in process.stderr.readline()
         assert time.monotonic() - started < 5, "the first log line came late"
-        while after not in line:
-            assert line, "it ended before"
-            line = process.stderr.readline()
-        time.sleep(1)
+        time.sleep(1)  # while torch is imported
         sent = time.monotonic()
         succeeded(world("kill", "--signal", "TERM", name))
         rest = process.stderr.read()
         assert time.monotonic() - sent < 2
         assert process.wait() == 128 + signal.SIGTERM
-    assert rest.rstrip().splitlines()[-1] == "evaluate_model.py: error: stopped by SIGTERM"
+    assert rest.splitlines()[-1] == "evaluate_model.py: error: stopped by SIGTERM"
     assert {path: path.read_bytes() for path in results.iterdir() if path in before} == before
 
 
@@ -178,10 +160,7 @@ def test_what_is_in_the_images_and_what_is_not(world: World) -> None:
         above = document["Size"] - base - found["baked"]
         print(f"{image}: {above / 1e6:.0f} MB above the base image without model and split", file=sys.stderr)
         assert above <= SIZE
-        for name in ("title", "description", "licenses"):
-            assert document["Config"]["Labels"][f"org.opencontainers.image.{name}"]
         assert document["Config"]["User"] == "10001:10001"
-        assert not document["Config"].get("Healthcheck")
 
 
 def test_no_token_is_in_history_configuration_or_layers(world: World) -> None:
