@@ -23,13 +23,11 @@ def ask() -> None:
     ("status", "code", "message", "expected"),
     [
         (403, "GatedRepo", "Access to model x is restricted", ""),
-        (403, "", "Access to this resource is disabled.", ""),
         (404, "RepoNotFound", "Repository not found", "no such repository, or a private one"),
         (404, "RevisionNotFound", "Invalid rev id: v9", "no such revision"),
         (401, "", "Invalid credentials in Authorization header", "the Hub refuses the token (401)"),
         (403, "", "Private repository storage limit reached", ""),
         (412, "", "A commit has happened since", "it was changed by somebody else"),
-        (429, "", "Slow down", ""),
         (500, "", "Internal error 42", ""),
     ],
 )
@@ -42,7 +40,7 @@ def test_a_refusal_is_reported_with_the_reason_of_the_hub(
     said = str(raised.value)
     assert said.startswith(f"ada/genres: {expected or 'the Hub answered'}")
     assert f"the Hub answered {status}: {message}" in said
-    assert len(hub.requests) == (ATTEMPTS if status in (429, 500) else 1)
+    assert len(hub.requests) == (ATTEMPTS if status == 500 else 1)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +73,8 @@ def test_a_web_page_instead_of_the_hub_is_one_line(hub: LoopbackHub) -> None:
         ({"HTTPS_PROXY": "http://proxy:port"}, "_PROXY, ALL_PROXY or SSL_CERT_FILE: .*port"),
         ({"SSL_CERT_FILE": "/none.pem"}, "SSL_CERT_FILE: "),
         ({"HF_TOKEN": "", "HF_TOKEN_PATH": "/"}, "HF_TOKEN_PATH.*: '/'"),
-        ({"HF_TOKEN": "hf_SEC\tRET"}, "the token holds characters that no token has"),
         ({"HF_TOKEN": "hf_SECRÉT"}, "the token holds characters that no token has"),
         ({"HF_ENDPOINT": ""}, "the Hub at HF_ENDPOINT= cannot"),
-        ({"HF_ENDPOINT": "ftp://huggingface.co"}, "cannot be reached .UnsupportedProtocol"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
         ({"HF_HUB_OFFLINE": "1"}, "unset the `HF_HUB_OFFLINE`"),
         ({"HF_TOKEN": ""}, "no such repository, or a private one"),

@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from tests.helpers import Result, assert_one_line_error, command, environment, run_main, succeeded
 from tools.loopback_hub import Fault, LoopbackHub, Repo, Token
@@ -117,19 +115,15 @@ def test_a_token_that_cannot_write_changes_nothing(
     assert [len(repo.commits) for repo in place.hub.repos.values()] == [1] * exists
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--repo", "genres"), ("--repo", "/x"), ("--tag", "v 1"), ("--tag", "a..b/")]
-)
+@pytest.mark.parametrize("arguments", [("--repo", "genres"), ("--repo", "/x"), ("--tag", "v 1")])
 def test_a_name_that_cannot_be_is_refused_first(place: Place, arguments: tuple[str, str]) -> None:
     assert_one_line_error(place.push(*arguments), arguments[1])
     assert place.hub.requests == []
 
 
 def other_weights(folder: Path) -> None:
-    path = folder / "model" / "model.safetensors"
-    tensors = load_file(path)
-    tensors["classifier.bias"] = tensors["classifier.bias"] + np.float32(1)
-    save_file(tensors, path, metadata={"format": "pt"})
+    path = folder / "model/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
 
 
 def change(name: str, **values: object) -> Callable[[Path], object]:
@@ -222,7 +216,7 @@ def test_visibility_and_tags_are_never_changed_unasked_and_stale_files_go(
 def test_after_kills_at_random_moments_a_last_run_completes_the_push(place: Place) -> None:
     rng = random.Random(11)
     env = environment(place.folder, **place.env)
-    for _ in range(5):
+    for _ in range(4):
         place.hub.requests.clear()
         arguments = command("push_to_hub.py", *place.options)
         with subprocess.Popen(arguments, cwd=place.folder, env=env, stderr=subprocess.PIPE, text=True) as run:

@@ -1,11 +1,9 @@
 """The command line of the loopback Hub. What it answers is tested by whatever publishes to it."""
 
-import json
 import stat
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 from tests.helpers import ROOT
@@ -19,17 +17,10 @@ def test_the_command_line_serves_until_it_is_stopped(tmp_path: Path) -> None:
         try:
             assert process.stdout
             line = process.stdout.readline()
-            while not url.exists() and process.poll() is None:
+            while not (url.exists() and url.read_text()) and process.poll() is None:
                 time.sleep(0.01)
             assert line == f"HF_ENDPOINT={url.read_text()} HF_HUB_DISABLE_XET=1\n"
             assert stat.S_IMODE(token.stat().st_mode) == 0o600
-            body, headers = (
-                b'{"name": "x", "visibility": "public"}',
-                {"Authorization": f"Bearer {token.read_text()}"},
-            )
-            request = urllib.request.Request(f"{url.read_text()}/api/repos/create", body, headers)
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-                assert json.load(answer)["id"] == "ada/x"
         finally:
             process.terminate()
         assert process.wait(10) == 0
