@@ -72,14 +72,13 @@ class Download(io.RawIOBase):
             except Exception as error:  # of requests, urllib3, ssl or the socket
                 self._retry(error)
                 continue
-            if not self._skip:
-                view[: len(chunk)] = chunk
-                self.position += len(chunk)
-                self._failures = 0
-                return len(chunk)
-            if not chunk:
-                raise self._changed()
-            self._skip -= len(chunk)
+            if chunk and self._skip:
+                self._skip -= len(chunk)
+                continue
+            view[: len(chunk)] = chunk
+            self.position += len(chunk)
+            self._failures = 0
+            return len(chunk)
 
     def tell(self) -> int:
         """Bytes read so far."""
@@ -116,13 +115,10 @@ class Download(io.RawIOBase):
         version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
         other = self.position and version != self._version
         if other or (status == 206 and span.partition("-")[0] != str(self.position)):
-            raise self._changed()
+            raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
         self._version = version
         self._skip = self.position if status == 200 else 0
         return response.raw
-
-    def _changed(self) -> InputError:
-        return InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
 
     def _retry(self, error: Exception) -> None:
         """Hang up, and wait before the next attempt; raises InputError if there is none."""

@@ -138,13 +138,3 @@ def test_another_test_split_or_other_genres_are_refused_before_anything_is_read(
     with pytest.raises(InputError, match="--test-from and --per-genre all go together"):
         build_split(two_genres(files), out, test_from=data)
     assert not out.exists()
-
-
-def test_a_genre_without_any_review_left_is_an_error(tmp_path: Path) -> None:
-    write_reviews(tmp_path / "in", "romance", reviews("romance", 30))
-    write_reviews(tmp_path / "in", "poetry", reviews("poetry", 30))
-    build_split(two_genres(tmp_path / "in"), tmp_path / "data")
-    write_reviews(tmp_path / "in", "poetry", [])
-    with pytest.raises(InputError, match=r"poetry: .* has no review outside the test split"):
-        build_split(everything(tmp_path / "in"), tmp_path / "all", test_from=tmp_path / "data")
-    assert names_in(tmp_path / "all") == []

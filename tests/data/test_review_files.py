@@ -76,7 +76,16 @@ def test_what_is_not_gzip_is_one_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "base", ["nowhere", "a\0b", "file:///x", "ftp://127.0.0.1/x", "http://127.0.0.1:99999/"]
+    "base",
+    [
+        "nowhere",
+        "a\0b",
+        "ftp://127.0.0.1/x",
+        "http://127.0.0.1:99999/",
+        "http://",
+        "http://a..b/",
+        "http://[::1/x",
+    ],
 )
 def test_a_useless_source_is_one_error_at_once(base: str) -> None:
     with pytest.raises(InputError, match=r"check .*--source"):

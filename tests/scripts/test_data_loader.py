@@ -21,7 +21,6 @@ import pytest
 
 from tests.data.reviews import (
     ORDER,
-    flip_a_byte,
     gz,
     ids_of,
     manifest_of,
@@ -47,7 +46,6 @@ from tests.loopback import Answer, FileServer, Request
 HEAD, PER_GENRE, TRAIN = 500, 100, 80
 SIZES = ("--head", HEAD, "--per-genre", PER_GENRE, "--train-per-genre", TRAIN)
 TWO = ("--genres", "poetry,romance")
-ALL = ("--head", "all", "--per-genre", "all", "--test-from", "data", "--output-dir", "everything")
 SPLIT_FILES = ["manifest.json", "test.parquet", "train.parquet"]
 CONTENT = ["a5e19ad6e7b134be", "6b7c12239c81d876"]  # of small_data, by version 1
 
@@ -235,16 +233,13 @@ def test_a_second_run_uses_what_is_there_without_asking_the_server(streamed: Run
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("train.parquet", flip_a_byte, "train.parquet is not the file its manifest"),
         ("test.parquet", write(""), "test.parquet is not the file its manifest"),
         ("train.parquet", Path.unlink, "train.parquet is missing"),
         ("manifest.json", write('{"format": 1'), "data/manifest.json is damaged or"),
-        ("manifest.json", write("[]"), "data/manifest.json is not a JSON object"),
         ("manifest.json", write('{"format": 1, "files": 3}'), "data/manifest.json is no manifest"),
-        ("manifest.json", write('{"format": 0}'), "data/manifest.json is no manifest of format 1"),
         ("manifest.json", Path.unlink, ""),
     ],
-    ids=["flipped byte", "empty", "gone", "half", "list", "useless", "other format", "no manifest"],
+    ids=["empty", "gone", "half", "useless", "no manifest"],
 )
 def test_a_damaged_folder_is_rebuilt_to_the_same_bytes_saying_why(
     tmp_path: Path, files: Path, built: Path, data: Path, name: str, damage: Callable[[Path], Any], said: str
@@ -263,7 +258,6 @@ def test_a_damaged_folder_is_rebuilt_to_the_same_bytes_saying_why(
     [
         (("--seed", 7), "seed was 42, is 7"),
         (("--genres", "poetry,children"), "genres was ['poetry', 'romance'], is ['poetry', 'children']"),
-        (("--drop-duplicates",), "drop_duplicates was False, is True"),
         (("--per-genre", 50, "--train-per-genre", 40), "per_genre was 100, is 50; train_per_genre was 80"),
     ],
 )
