@@ -68,9 +68,8 @@ def similar_options(name: str, options: list[str]) -> list[str]:
 
 def whole_number(text: str, least: int = 0) -> int:
     """argparse type: an integer of at least 0."""
-    with suppress(ValueError):
-        if least <= int(text) <= sys.maxsize:
-            return int(text)
+    if text.isdecimal() and least <= int(text) <= sys.maxsize:
+        return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
 
 
@@ -90,14 +89,6 @@ def redacted(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
     return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
-
-
-def print_error(prog: str, message: str) -> None:
-    """Print ``prog: error: message`` on stderr, as one line whatever the message holds."""
-    line = " ".join(redacted(message).split())
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], line)
-    with suppress(OSError):  # nobody reads it
-        print(f"{prog}: error: {line}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None], prog: str) -> NoReturn:
@@ -152,7 +143,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _report(error: BaseException, prog: str) -> int:
-    """Say what went wrong, and return the exit status."""
+    """Print what went wrong as one line, whatever the message holds, and return the exit status."""
     if isinstance(error, BrokenPipeError):
         pipes = select.poll()
         for number in (1, 2):
@@ -170,5 +161,8 @@ def _report(error: BaseException, prog: str) -> int:
         if isinstance(error, ModuleNotFoundError):
             hint = "what the scripts need is installed by: pip install -r requirements.txt"
         said, status = f"{type(error).__name__}: {str(error)[:LONGEST]}; {hint}", 2
-    print_error(prog, said)
+    line = " ".join(redacted(said).split())
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], line)
+    with suppress(OSError):  # nobody reads it
+        print(f"{prog}: error: {line}", file=sys.stderr, flush=True)
     return status

@@ -100,21 +100,6 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
-
-    Raises:
-        InputError: the folder cannot be made or written to, or the disk is full.
-    """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    with _writing(path), _temporary(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-
-
-@contextmanager
 def atomic_files(folder: Path, alone: bool = False) -> Iterator[Path]:
     """Yield a temporary folder whose files all move into ``folder`` when the block ends without an error.
 
@@ -157,8 +142,12 @@ def write_text(path: Path, text: str) -> None:
 
     Bytes of a path that are not UTF-8 become backslash escapes, which JSON reads back.
     """
-    with atomic_path(path) as temporary:
+    path = Path(os.path.realpath(path))  # a link stays a link
+    with _writing(path), _temporary(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        _sync(temporary)
+        temporary.replace(path)
 
 
 def write_json(path: Path, document: Any) -> None:

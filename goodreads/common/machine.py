@@ -26,22 +26,17 @@ class Device:
     reason: str
 
 
-def limit_threads() -> None:
-    """No more threads than CPUs this process may use; OMP_NUM_THREADS can ask for fewer.
-
-    A container limited to two CPUs (``docker run --cpus 2``) still sees all of the host's, and torch would
-    start a thread for each. ``joblib.cpu_count`` looks at affinity and at cgroup quotas.
-    """
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), joblib.cpu_count())))
-
-
 def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
-    """The first GPU, else the CPU; the CPU in any case with ``use_cpu``. Calls ``limit_threads``.
+    """The first GPU, else the CPU; the CPU in any case with ``use_cpu``.
+
+    It also limits torch to as many threads as CPUs this process may use, by affinity and cgroup quotas: a
+    container with two CPUs (``docker run --cpus 2``) sees all of the host's, and torch would start a thread
+    for each. OMP_NUM_THREADS can ask for fewer.
 
     Raises:
         InputError: ``require_gpu`` and there is none, or both are asked for.
     """
-    limit_threads()
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), joblib.cpu_count())))
     if torch.cuda.is_available() and not use_cpu:
         return Device("cuda", torch.cuda.get_device_name(0), f"{torch.cuda.device_count()} visible to CUDA")
     if torch.backends.mps.is_available() and not use_cpu:

@@ -3,12 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
 
 from tqdm import tqdm
 
 SECONDS = 10.0  # between plain lines
-Note = Callable[[float], str]
 log = logging.getLogger("goodreads")
 
 
@@ -18,13 +16,10 @@ class Progress:
     Args:
         label, total, unit: what is counted, how many there will be if known, and of what.
         position: line of the terminal.
-        note: text shown after the count, given the seconds since the start.
     """
 
-    def __init__(
-        self, label: str, total: int | None, unit: str, position: int = 0, note: Note = lambda seconds: ""
-    ) -> None:
-        self.label, self.unit, self.note, self.count = label, unit, note, 0
+    def __init__(self, label: str, total: int | None, unit: str, position: int = 0) -> None:
+        self.label, self.unit, self.count = label, unit, 0
         self._of = "" if total is None else f" of {total:,}"
         self._started = self._shown = time.monotonic()
         self._plain = not sys.stderr.isatty()
@@ -34,12 +29,9 @@ class Progress:
     def update(self, n: int) -> None:
         """Count ``n`` more units."""
         self.count += n
-        now = time.monotonic()
-        if self._plain and now - self._shown >= SECONDS:
-            self._shown = now
-            self._log()
-        self._bar.set_postfix_str(self.note(now - self._started), refresh=False)
         self._bar.update(n)
+        if self._plain and time.monotonic() - self._shown >= SECONDS:
+            self._log()
 
     def close(self) -> None:
         """Remove the bar, or print the last line."""
@@ -48,7 +40,6 @@ class Progress:
             self._log()
 
     def _log(self) -> None:
-        seconds = time.monotonic() - self._started
-        rate, note = self.count / max(seconds, 1e-9), self.note(seconds)
-        text = f"{self.label}: {self.count:,}{self._of} {self.unit}, {rate:.0f}/s"
-        log.info("%s", f"{text}; {note}" if note else text)
+        self._shown = time.monotonic()
+        rate = self.count / max(self._shown - self._started, 1e-9)
+        log.info("%s: %s%s %s, %.0f/s", self.label, f"{self.count:,}", self._of, self.unit, rate)
