@@ -43,7 +43,9 @@ def main() -> None:
     from goodreads.model.tokenized import tokenize_split
     from goodreads.training import callbacks, checkpoints, launch, training_log
 
-    rank, processes = launch.environment(flags)
+    rank, processes = launch.processes()
+    launch.quiet(rank)
+    launch.honour_accelerate(flags)
     device = choose_device(run.require_gpu, flags.get("use_cpu", False))
     args, plan = launch.complete(run, flags, device.type, processes)
     phases = training_log.Phases(started)
@@ -71,7 +73,8 @@ def main() -> None:
         stop = callbacks.StopOnSignal()
         keeper = checkpoints.Checkpoints(settings, flags["save_total_limit"])
         parts = {"model": model, "args": args, "processing_class": tokenizer, "plan": plan}
-        trainer = launch.build_trainer(run, tokens, [stop, keeper], **parts)
+        parts |= {"train_dataset": tokens.pop("train"), "eval_dataset": tokens}
+        trainer = launch.build_trainer(run, stop, keeper, **parts)
         launch.announce(device, args, plan)
         with keeper.guard():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

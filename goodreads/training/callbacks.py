@@ -5,15 +5,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
-from transformers import TrainerControl as Control
-from transformers import TrainerState as State
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Args
 
 from goodreads.common.errors import Interrupted
 from goodreads.common.progress import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOWN = ("loss", "learning_rate", "accuracy")
 
 
 class StopOnSignal(TrainerCallback):
@@ -30,13 +29,13 @@ class StopOnSignal(TrainerCallback):
         self._group: Any = None
         self._before: dict[int, Any] = {}
 
-    def on_train_begin(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the signals over."""
         if args.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
-    def on_train_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_train_end(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -47,7 +46,7 @@ class StopOnSignal(TrainerCallback):
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
-    def on_step_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_step_end(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop, unless the epoch ends with this step."""
         number = torch.tensor(self._own)
         if self._group is not None:
@@ -56,37 +55,34 @@ class StopOnSignal(TrainerCallback):
         if self.received and _within_epoch(state):
             control.should_save = control.should_training_stop = True
 
-    def on_epoch_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After a stop within the epoch, nothing more; at its regular end, evaluate, save and stop."""
         if self.received and _within_epoch(state):
             control.should_evaluate = control.should_save = control.should_log = False
         elif self.received:
             control.should_save = control.should_training_stop = True
 
-    def raise_interrupted(self, state: State) -> None:
+    def raise_interrupted(self, state: TrainerState) -> None:
         """Raise Interrupted if a signal ended the run before its end."""
         if self.received and state.global_step < state.max_steps:
             saved = f"checkpoint-{state.global_step} is saved"
             raise Interrupted(self.received, f"{saved}; go on with --resume and the same options")
 
 
-def _within_epoch(state: State) -> bool:
+def _within_epoch(state: TrainerState) -> bool:
     return state.epoch is not None and state.epoch != int(state.epoch)
 
 
 class LogLines(TrainerCallback):
     """One readable line per log entry; the end of each epoch is one, so that no logged mean spans two."""
 
-    def on_epoch_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for the log."""
         control.should_log = True
 
-    def on_log(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
+    def on_log(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Print losses, accuracies and the learning rate."""
-        logs: dict[str, float] = {name.removeprefix("eval_"): value for name, value in kwargs["logs"].items()}
-        wanted = [
-            name for name in logs if name.endswith(("loss", "rate", "accuracy")) and name != "train_loss"
-        ]
-        if wanted:
+        shown = {name: f"{value:.4g}" for name, value in kwargs["logs"].items() if name.endswith(SHOWN)}
+        if "train_loss" not in shown:  # the mean of the run
             place = f"epoch {state.epoch or 0:.2f}, step {state.global_step}/{state.max_steps}"
-            log.info("%s: %s", place, ", ".join(f"{name} {logs[name]:.4g}" for name in wanted))
+            log.info("%s: %s", place, ", ".join(f"{name} {value}" for name, value in shown.items()))

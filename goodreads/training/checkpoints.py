@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as Args
 
 from goodreads.common.errors import Ended, InputError
 from goodreads.common.files import read_json, write_json
@@ -28,11 +29,9 @@ OWN = (
 )
 
 
-def fingerprint(
-    run: RunArguments, arguments: TrainingArguments, plan: BatchPlan, manifest: dict[str, Any]
-) -> dict[str, Any]:
+def fingerprint(run: RunArguments, args: Args, plan: BatchPlan, manifest: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint must agree with to be resumed, as JSON values: all but ``IRRELEVANT``."""
-    values = {name: value for name, value in arguments.to_dict().items() if name not in IRRELEVANT}
+    values = {name: value for name, value in args.to_dict().items() if name not in IRRELEVANT}
     values |= {name: getattr(run, name) for name in OWN}
     values |= {
         f"{name}_content_sha256": split["content_sha256"] for name, split in manifest["splits"].items()
@@ -60,7 +59,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.name != COMPLETE}
+    files = [path for path in checkpoint.iterdir() if path.is_file() and path.name != COMPLETE]
+    return {path.name: path.stat().st_size for path in files}
 
 
 def remove(checkpoint: Path) -> None:
@@ -107,7 +107,7 @@ def begin(run: RunArguments, rank: int) -> Path | None:
         if _read(path).get("files", {"": 0}).items() <= _sizes(path).items():
             return path
         log.warning("%s is incomplete or damaged and passed over", path)
-    raise InputError(f"--resume: no complete checkpoint in {folder}; start anew, without --resume")
+    raise InputError(f"--resume: no complete checkpoint in {folder}; start anew with --force")
 
 
 def check_same_run(checkpoint: Path, run: dict[str, Any]) -> None:
@@ -135,9 +135,7 @@ class Checkpoints(TrainerCallback):
         self.run, self.limit = run, limit
         self.saving: Path | None = None  # the checkpoint that is being written
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Mark the checkpoint that the Trainer is going to write."""
         if control.should_save:
             self.saving = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -147,9 +145,7 @@ class Checkpoints(TrainerCallback):
 
     on_epoch_end = on_step_end
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Args, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Declare it whole, once every process has written its part."""
         if args.world_size > 1:
             torch.distributed.barrier()

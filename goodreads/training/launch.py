@@ -23,15 +23,13 @@ from goodreads.data.sampling import Parameters
 from goodreads.data.split_builder import build_split
 from goodreads.model.batching import BatchPlan, plan_batches
 from goodreads.model.checkpoint import check_replaceable
-from goodreads.model.tokenized import TokenizedReviews
 from goodreads.training.callbacks import LogLines
-from goodreads.training.options import RunArguments
+from goodreads.training.options import TABLE, RunArguments
 from goodreads.training.trainer import GenreTrainer
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # accelerate reads them all
 OFF = ("", "0", "no", "false", "none", "default")
 HARMLESS = {f"ACCELERATE_{name}" for name in ("LOG_LEVEL", "DEBUG_MODE", "ENABLE_RICH", "CPU_AFFINITY")}
-Splits = dict[str, split_store.Split | split_store.ShardedSplit]
 
 
 @contextmanager
@@ -43,35 +41,28 @@ def _naming(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
-def environment(flags: dict[str, Any]) -> tuple[int, int]:
-    """Rank and number of processes; what accelerate's variables say goes into ``flags``; libraries are quiet.
-
-    Raises:
-        InputError: see ``processes`` and ``honour_accelerate``.
-    """
-    transformers.logging.set_verbosity_error()  # no warning that the classifier is new: it is meant to be
-    transformers.logging.disable_progress_bar()
-    rank, count = processes()
-    if rank:
-        log.setLevel("ERROR")  # only process 0 logs
-    honour_accelerate(flags)
-    return rank, count
-
-
 def processes() -> tuple[int, int]:
     """Rank and number of processes, as torchrun and accelerate announce them in the environment.
 
     Raises:
         InputError: several processes, but not started by torchrun or accelerate.
     """
-    if "LOCAL_RANK" in os.environ:
-        with _naming("LOCAL_RANK is in the environment: unset it, or start with torchrun, which also sets"):
-            return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    for name in SIZES:
-        if (size := os.environ.get(name, "1")) != "1":
-            how = "start several processes with torchrun --nproc-per-node N train.py"
-            raise InputError(f"{name}={size} in the environment, but no LOCAL_RANK: unset it, or {how}")
-    return 0, 1
+    if "LOCAL_RANK" not in os.environ:
+        for name in SIZES:
+            if (size := os.environ.get(name, "1")) != "1":
+                how = "start several processes with torchrun --nproc-per-node N train.py"
+                raise InputError(f"{name}={size} in the environment, but no LOCAL_RANK: unset it, or {how}")
+        return 0, 1
+    with _naming("LOCAL_RANK is in the environment: unset it, or start with torchrun, which also sets"):
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def quiet(rank: int) -> None:
+    """No log lines of transformers, and own ones of process 0 alone."""
+    transformers.logging.set_verbosity_error()  # no warning that the classifier is new: it is meant to be
+    transformers.logging.disable_progress_bar()
+    if rank:
+        log.setLevel("ERROR")
 
 
 def honour_accelerate(flags: dict[str, Any]) -> None:
@@ -123,18 +114,12 @@ def complete(
         "seed": run.seed,
         "use_cpu": on_cpu,  # otherwise processes without a GPU would not form a group
         "ddp_backend": "gloo" if on_cpu and devices > 1 else None,
-        # a classifier uses all its parameters; looking for unused ones takes time at every step
-        "ddp_find_unused_parameters": False,
-        "restore_callback_states_from_checkpoint": True,  # early stopping counts on
-        "logging_nan_inf_filter": False,
-        "save_total_limit": None,  # transformers would remove copies of checkpoints too
-        "disable_tqdm": True,
     }
     if run.validation_per_genre:
         metric = flags.get("metric_for_best_model", "loss")
         decided |= {"load_best_model_at_end": True, "metric_for_best_model": f"eval_validation_{metric}"}
     with _naming("training arguments"):
-        arguments = transformers.TrainingArguments(**(automatic | flags | decided))
+        arguments = transformers.TrainingArguments(**(automatic | flags | TABLE["always"] | decided))
     _try_out(arguments)
     return arguments, plan
 
@@ -178,7 +163,7 @@ def claimed(run: RunArguments) -> Iterator[None]:
                     run.checkpoints.rmdir()
 
 
-def load_splits(run: RunArguments) -> tuple[dict[str, Any], Splits]:
+def load_splits(run: RunArguments) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest and the splits by name; the data is made first if there is none.
 
     Raises:
@@ -193,7 +178,7 @@ def load_splits(run: RunArguments) -> tuple[dict[str, Any], Splits]:
         raise InputError(
             f"--source {run.source}: {run.data_dir} was made from {source}; name another --data-dir"
         )
-    splits: Splits = {"train": train, "test": split_store.read_split(run.data_dir, "test")}
+    splits: dict[str, Any] = {"train": train, "test": split_store.read_split(run.data_dir, "test")}
     if run.validation_per_genre:
         if isinstance(train, split_store.ShardedSplit):
             raise InputError("--validation-per-genre goes with a sampled train split, not with shards")
@@ -201,21 +186,14 @@ def load_splits(run: RunArguments) -> tuple[dict[str, Any], Splits]:
     return manifest, splits
 
 
-def build_trainer(
-    run: RunArguments,
-    tokens: dict[str, TokenizedReviews],
-    listeners: list[transformers.TrainerCallback],
-    **parts: Any,
-) -> GenreTrainer:
-    """The Trainer with its callbacks, ``listeners`` last; ``parts`` are further arguments for it."""
+def build_trainer(run: RunArguments, *listeners: transformers.TrainerCallback, **parts: Any) -> GenreTrainer:
+    """The Trainer with its callbacks, ``listeners`` last; ``parts`` are its further arguments."""
     # beside the results, since the checkpoints go when the run is done
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.results_dir / "tensorboard"))
     patience = 2 if run.early_stopping_patience is None else run.early_stopping_patience
     # it looks at the metric that TrainingArguments.metric_for_best_model names, of the validation split
     stops = [transformers.EarlyStoppingCallback(patience)] if run.validation_per_genre and patience else []
-    evaluated = {name: split for name, split in tokens.items() if name != "train"}
-    told = [LogLines(), *stops, *listeners]
-    trainer = GenreTrainer(train_dataset=tokens["train"], eval_dataset=evaluated, callbacks=told, **parts)
+    trainer = GenreTrainer(callbacks=[LogLines(), *stops, *listeners], **parts)
     trainer.remove_callback(transformers.PrinterCallback)  # it prints on stdout
     return trainer
 

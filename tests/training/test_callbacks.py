@@ -20,6 +20,10 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
+def train(folder: Path, data: Path, *more: Any) -> Result:
+    return run_main("train.py", *QUICK, "--data-dir", data, *more, cwd=folder)
+
+
 def interrupt(folder: Path, data: Path, moment: tuple[int, str], number: int, *more: Any) -> Result:
     """Train until a line of the log, by its step and a key of it, and send a signal to this process then."""
     on_log = callbacks.LogLines.on_log
@@ -31,7 +35,7 @@ def interrupt(folder: Path, data: Path, moment: tuple[int, str], number: int, *m
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks.LogLines, "on_log", log_and_stop)
-        return run_main("train.py", *QUICK, "--data-dir", data, *more, cwd=folder)
+        return train(folder, data, *more)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +68,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     result = interrupt(tmp_path, small_data, moment, number)
     assert_one_line_error(result, "is saved; go on with --resume", code=128 + number)
     assert not (tmp_path / "model").exists()
-    resume = (*QUICK, "--data-dir", small_data, "--resume", "--save_total_limit", 1, "--run_name", "again")
-    result = succeeded(run_main("train.py", *resume, cwd=tmp_path))
+    succeeded(train(tmp_path, small_data, "--resume", "--save_total_limit", 1, "--run_name", "again"))
     assert weights(tmp_path) == weights(trained)
     assert not (tmp_path / "model-checkpoints").exists()
     assert not temporary_files(tmp_path)
@@ -80,16 +83,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     ],
 )  # fmt: skip
 def test_what_may_decide_the_weights_must_agree(stopped: Path, small_data: Path, changed: str) -> None:
-    result = run_main("train.py", *QUICK, "--data-dir", small_data, "--resume", f"--{changed}", cwd=stopped)
-    name = changed.partition("=")[0]
-    assert_one_line_error(result, "checkpoint-14 is of another run", f"{name} was", "--force")
+    result = train(stopped, small_data, "--resume", f"--{changed}")
+    said = f"{changed.partition('=')[0]} was"
+    assert_one_line_error(result, "checkpoint-14 is of another run", said, "--force")
 
 
-def test_other_data_are_not_resumed_with(interrupted: Path, small_data: Path) -> None:
-    shutil.rmtree(interrupted / "data", ignore_errors=True)
+def test_other_data_are_not_resumed_with(tmp_path: Path, stopped: Path) -> None:
     more = ("--source", "sample", "--head", 100, "--per-genre", 30, "--train-per-genre", 20)
-    succeeded(run_main("data_loader.py", *more, cwd=interrupted))
-    result = run_main("train.py", *QUICK, "--resume", cwd=interrupted)
+    succeeded(run_main("data_loader.py", *more, cwd=tmp_path))
+    result = train(stopped, tmp_path / "data", "--resume")
     assert_one_line_error(result, "of another run", "train_content_sha256 was")
 
 
@@ -113,8 +115,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_what_is_not_ours_stays(
     damage(folder / "checkpoint-14" / name)
     shutil.copytree(folder / "checkpoint-14", folder / "checkpoint-14-backup")
     (folder / "checkpoint-10" / "notes.txt").write_text("mine")
-    more = ("--data-dir", small_data, "--resume", "--save_total_limit", 1)
-    result = succeeded(run_main("train.py", *QUICK, *more, cwd=interrupted))
+    result = succeeded(train(interrupted, small_data, "--resume", "--save_total_limit", 1))
     assert "checkpoint-14 is incomplete or damaged and passed over" in result.stderr
     assert weights(interrupted) == weights(trained)
     assert checkpoints(interrupted) == ["checkpoint-10", "checkpoint-14-backup"]
@@ -124,18 +125,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_what_is_not_ours_stays(
 def test_an_interrupted_run_is_given_up_only_when_asked(
     interrupted: Path, trained: Path, small_data: Path
 ) -> None:
-    data = ("--data-dir", small_data)
-    result = run_main("train.py", *QUICK, *data, cwd=interrupted)
+    result = train(interrupted, small_data)
     assert_one_line_error(result, "model-checkpoints/checkpoint-14", "--resume", "--force")
     assert checkpoints(interrupted) == ["checkpoint-10", "checkpoint-14"]
-    succeeded(run_main("train.py", *QUICK, *data, "--force", cwd=interrupted))
+    succeeded(train(interrupted, small_data, "--force"))
     assert weights(interrupted) == weights(trained)
 
 
 @pytest.mark.parametrize("option", ["--force", "--resume", "--resume=false"])
 def test_a_strangers_checkpoint_is_never_overwritten(tmp_path: Path, small_data: Path, option: str) -> None:
     (tmp_path / "model-checkpoints" / "checkpoint-10").mkdir(parents=True)
-    result = run_main("train.py", *QUICK, "--data-dir", small_data, option, cwd=tmp_path)
+    result = train(tmp_path, small_data, option)
     assert_one_line_error(result, "checkpoint-10 was not made by train.py")
 
 
@@ -149,13 +149,13 @@ def test_a_full_disk_while_saving_gets_one_line(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(content, path)
 
-    more = ("--data-dir", small_data, "--save_strategy", "steps", "--save_steps", 4, "--save_total_limit", 2)
+    more = ("--save_strategy", "steps", "--save_steps", 4, "--save_total_limit", 2)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        result = run_main("train.py", *QUICK, *more, cwd=tmp_path)
+        result = train(tmp_path, small_data, *more)
     assert_one_line_error(result, "cannot write model-checkpoints/checkpoint-20: ", "No space", "--resume")
     assert checkpoints(tmp_path) == ["checkpoint-12", "checkpoint-16", "checkpoint-20"]
-    succeeded(run_main("train.py", *QUICK, *more, "--resume", cwd=tmp_path))
+    succeeded(train(tmp_path, small_data, *more, "--resume"))
     assert weights(tmp_path) == weights(trained)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,14 +86,6 @@ def test_the_recipes_are_accepted(name: str, effective: int) -> None:
         assert (made.num_train_epochs, made.learning_rate, made.weight_decay) == (3, 2e-5, 0.01)
 
 
-def test_the_command_line_wins_over_the_recipe(recipe: Any) -> None:
-    path = recipe("max-length: 32\nlearning_rate: 5e-4\nwarmup_steps: 1")
-    words = ["--recipe", str(path), "--learning-rate", "2e-3", "--data-dir", "x", "--output_dir=y/"]
-    run, flags = options.parse(None, words)
-    assert (run.max_length, flags["learning_rate"], flags["warmup_steps"]) == (32, 2e-3, 1)
-    assert (str(run.data_dir), str(run.output_dir), str(run.checkpoints)) == ("x", "y", "y-checkpoints")
-
-
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
@@ -106,7 +97,7 @@ def test_the_command_line_wins_over_the_recipe(recipe: Any) -> None:
         ("", ("--effective-batch-size", 64, "--per-device-train-batch-size", 5), (64, 5)),
     ],
 )
-def test_the_batch_size_that_is_asked_for_is_the_effective_one(
+def test_the_command_line_wins_and_the_batch_size_that_is_asked_for_is_the_effective_one(
     recipe: Any, text: str, words: tuple[Any, ...], expected: tuple[int, int]
 ) -> None:
     _, plan = complete("--recipe", recipe(text), *words)
@@ -171,26 +162,23 @@ def test_a_bad_command_line_gets_one_line_before_anything_is_done(
 
 
 @pytest.mark.parametrize(
-    ("text", "fragments"),
+    ("text", "said"),
     [
-        ("a: [", ("is not a YAML mapping",)),
-        ("just words", ("is not a YAML mapping",)),
-        ("learning_rate: 1e-5\x00", ("is not a YAML mapping",)),
-        ("report_to: [none]", ("--report_to", "['none']")),
-        ("lr: 1e-3", ("--lr=1e-3", "did you mean --learning_rate")),
-        ("max_length: true", ("--max_length", "invalid int value: 'true'")),
-        ("seed: ~", ("--seed", "'~'")),
-        ("fsdp: full_shard", ("--fsdp has no effect here", "torchrun")),
-        ("recipe: report", ("cannot name another",)),
-        ("seed: &a [*a]", ("is not a YAML mapping",)),
+        ("a: [", "mine.yaml is not a YAML mapping"),
+        ("just words", "mine.yaml is not a YAML mapping"),
+        ("learning_rate: 1e-5\x00", "mine.yaml is not a YAML mapping"),
+        ("seed: &a [*a]", "mine.yaml is not a YAML mapping"),
+        ("report_to: [none]", "--report_to: .*'none'"),
+        ("lr: 1e-3", "mine.yaml: .*--lr=1e-3; did you mean --learning_rate"),
+        ("max_length: true", "mine.yaml: .*--max_length.* invalid int value: 'true'"),
+        ("seed: ~", "mine.yaml: .*--seed.*'~'"),
+        ("fsdp: full_shard", "mine.yaml: --fsdp has no effect here: .*torchrun"),
+        ("recipe: report", "mine.yaml: a recipe cannot name another"),
     ],
 )
-def test_a_bad_recipe_gets_one_line_that_quotes_it(
-    recipe: Any, text: str, fragments: tuple[str, ...]
-) -> None:
-    with pytest.raises(InputError) as end:
+def test_a_bad_recipe_gets_one_line_that_quotes_it(recipe: Any, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
         complete("--recipe", recipe(text))
-    assert all(fragment in str(end.value) for fragment in fragments), end.value
 
 
 @pytest.mark.parametrize(
@@ -220,50 +208,37 @@ def test_precision_follows_the_flags_then_accelerate_then_the_gpu(
     assert [name for name in ("bf16", "fp16") if made.get(name)] == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "taken"),
-    [
-        ("MIXED_PRECISION", "fp8", False),
-        ("USE_FSDP", "true", False),
-        ("USE_DEEPSPEED", "1", False),
-        ("USE_CPU", "perhaps", False),
-        ("DYNAMO_BACKEND", "inductor", False),
-        ("GRADIENT_ACCUMULATION_STEPS", "4", False),
-        ("DYNAMO_BACKEND", "NO", True),
-        ("DYNAMO_USE_DYNAMIC", "False", True),
-        ("CPU_AFFINITY", "1", True),
-        ("USE_CPU", "True", True),
-    ],
-)
-def test_what_accelerate_announces_is_taken_or_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, taken: bool
-) -> None:
-    monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    flags: dict[str, Any] = {}
-    if taken:
+def test_what_accelerate_announces_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for taken in ("DYNAMO_BACKEND=NO", "DYNAMO_USE_DYNAMIC=False", "CPU_AFFINITY=1", "USE_CPU=True"):
+        monkeypatch.setattr(launch.os, "environ", dict([f"ACCELERATE_{taken}".split("=")]))
+        flags: dict[str, Any] = {}
         launch.honour_accelerate(flags)
-        assert flags == ({"use_cpu": True} if name == "USE_CPU" else {})
-    else:
-        with pytest.raises(InputError, match=f"ACCELERATE_{name}={value} in the environment"):
-            launch.honour_accelerate(flags)
+        assert flags == ({"use_cpu": True} if taken == "USE_CPU=True" else {})
+    for refused in (
+        "MIXED_PRECISION=fp8 USE_FSDP=true USE_DEEPSPEED=1 USE_CPU=perhaps DYNAMO_BACKEND=inductor "
+        "GRADIENT_ACCUMULATION_STEPS=4 TORCH_DEVICE=meta"
+    ).split():
+        monkeypatch.setattr(launch.os, "environ", dict([f"ACCELERATE_{refused}".split("=")]))
+        with pytest.raises(InputError, match=f"ACCELERATE_{refused} in the environment"):
+            launch.honour_accelerate({})
 
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, (0, 1)),
-        ({"RANK": "5", "WORLD_SIZE": "1"}, (0, 1)),
-        ({"LOCAL_RANK": "1", "RANK": "3", "WORLD_SIZE": "4"}, (3, 4)),
-        ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2"),
-        ({"LOCAL_RANK": "0"}, "LOCAL_RANK.*'RANK'"),
-        ({"LOCAL_RANK": "0", "RANK": "x", "WORLD_SIZE": "2"}, "LOCAL_RANK.*'x'"),
+        ("", (0, 1)),
+        ("RANK=5 WORLD_SIZE=1", (0, 1)),
+        ("LOCAL_RANK=1 RANK=3 WORLD_SIZE=4", (3, 4)),
+        ("WORLD_SIZE=4", "WORLD_SIZE=4"),
+        ("OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_SIZE=2"),
+        ("LOCAL_RANK=0", "LOCAL_RANK.*'RANK'"),
+        ("LOCAL_RANK=0 RANK=x WORLD_SIZE=2", "LOCAL_RANK.*'x'"),
     ],
 )
 def test_the_processes_are_those_of_a_launcher(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: Any
+    monkeypatch: pytest.MonkeyPatch, variables: str, expected: Any
 ) -> None:
-    monkeypatch.setattr(launch, "os", SimpleNamespace(environ=variables))
+    monkeypatch.setattr(launch.os, "environ", dict(word.split("=") for word in variables.split()))
     if isinstance(expected, tuple):
         assert launch.processes() == expected
     else:
