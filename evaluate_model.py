@@ -41,14 +41,14 @@ def main() -> None:
     """
     options = _options()
     log.info("evaluating %s", options.model)  # the imports that follow take seconds
-    from goodreads.data.split_store import read_split
-    from goodreads.evaluation import comparison, evaluator, results
+    from goodreads.data.split_store import read_split, read_train
+    from goodreads.evaluation import baseline, comparison, evaluator, results
     from goodreads.evaluation.label_map import parse_label_map
     from goodreads.evaluation.published_split import published_split
     from goodreads.hub.model_source import find_model
 
-    folder, name, data_dir = options.results_dir, options.name, options.data_dir
-    label_map = parse_label_map(options.label_map) if options.label_map else {}
+    folder, name, data_dir, not_cut = options.results_dir, options.name, options.data_dir, None
+    label_map = parse_label_map(options.label_map)
     compared = name == "hub" and results.file_of(folder, "local").exists()
     if compared:  # whether the comparison can be made, before the work
         results.read_predictions(folder, results.read(folder, "local"))
@@ -56,7 +56,7 @@ def main() -> None:
         split = read_split(data_dir, "test")
     with tempfile.TemporaryDirectory() as scratch:
         if options.model == BASELINE:
-            scores, origin = evaluator.score_baseline(data_dir, split)
+            logits, details, origin = baseline.score(read_train(data_dir), split.texts)
             results.check_replaceable(folder, name, origin, options.force)
         else:
             model, origin = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
@@ -64,9 +64,10 @@ def main() -> None:
             if options.split_from_hub:
                 data_dir = published_split(model, data_dir, Path(scratch, "data"), options.source)
                 split = read_split(data_dir, "test")
-            scores = evaluator.score_model(model, options.model, split, options.dtype, label_map)
-        result, report = evaluator.evaluation(name, origin, data_dir, split, scores, options.seed)
-    results.write(folder, result, report, split, scores.logits)
+            logits, details, not_cut = evaluator.score_model(model, split, options.dtype, label_map)
+        numbers = evaluator.numbers(data_dir, split, logits, not_cut, options.seed)
+    result = {"name": name, "model": origin, **details, **numbers}
+    report = results.write(folder, result, split, logits)
     print(f"{results.table(result)}\n\n{report}")
     summary = results.summary(result) | ({"verdict": None} if name == "hub" else {})
     if compared:
@@ -84,20 +85,22 @@ def _options() -> argparse.Namespace:
     """The command line, completed from the environment and checked as far as it can be at once."""
     parser = Parser(__doc__, prog="evaluate_model.py")
     add = parser.add_argument
-    add("--model", metavar="PATH_OR_REPO", help="model folder, Hub repository user/name, or tfidf for the "
-        "baseline; if not given, the repository that HF_REPO names, else the folder model")  # fmt: skip
+    add(
+        "--model",
+        help="model folder, Hub repository user/name, or tfidf; else HF_REPO, else the folder model",
+    )
     add("--revision", help="branch, tag or commit of the Hub repository; else HF_REVISION, else main")
     add("--name", help="name of the results; local for a folder, hub for a repository if not given")
     add("--force", action="store_true", help="replace the results of another model under the same name")
-    add("--label-map", metavar="FILE_OR_PAIRS", help="which genre each label of the model stands for: "
-        "LABEL_0=children,LABEL_1=... or a .json file with such pairs")  # fmt: skip
-    add("--split-from-hub", action="store_true", help="score on the split that the repository's "
-        "split_manifest.json names, rebuilt from its source unless --data-dir holds it")  # fmt: skip
+    add(
+        "--label-map", help="genres of the model's labels: LABEL_0=children,... or a .json file of such pairs"
+    )
+    add("--split-from-hub", action="store_true", help="score on the split that the repository names")
     add("--source", metavar="URL_OR_FOLDER", help="with --split-from-hub: rebuild it from these review files")
     add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
     add("--results-dir", type=Path, default=Path("results"), help="folder for the results files")
-    add("--cache-dir", type=Path, default=CACHE if CACHE.is_mount() else None,
-        help="keep a fetched model here, checked at each use; .cache where that is a mount")  # fmt: skip
+    cache = CACHE if CACHE.is_mount() else None
+    add("--cache-dir", type=Path, default=cache, help="keep a fetched model here; .cache where it is a mount")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")
     add("--seed", type=int, default=42, help="of the bootstrap intervals")
     options = parser.parse_args()
@@ -106,10 +109,9 @@ def _options() -> argparse.Namespace:
         raise InputError("HF_REPO is not set; name the repository: docker run -e HF_REPO=user/name ...")
     options.model = options.model or "model"
     baseline = options.model == BASELINE
-    if baseline and (options.revision or options.label_map or options.split_from_hub):
-        raise InputError(f"--model {BASELINE} goes without --revision, --label-map and --split-from-hub")
-    if baseline and options.dtype != "float32":
-        raise InputError(f"--model {BASELINE} goes without --dtype")
+    no_effect = [options.revision, options.label_map, options.split_from_hub, options.dtype != "float32"]
+    if baseline and any(no_effect):
+        raise InputError(f"--model {BASELINE} takes no --revision, --label-map, --split-from-hub or --dtype")
     if options.source and not options.split_from_hub:
         raise InputError("--source goes with --split-from-hub")
     repository = not baseline and not Path(options.model).is_dir()

@@ -62,16 +62,16 @@ def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="plot_results.py")
     add = parser.add_argument
     add("--results-dir", type=Path, default=Path("results"), help="folder of the results files and pictures")
-    add("--compare", type=lambda text: text.split(","), metavar="A,B[,C...]",
-        help="names of the evaluations to compare; local,hub if not given")  # fmt: skip
+    add("--compare", metavar="A,B[,C...]", help="names of the evaluations to compare; else local,hub")
     add("--expect-same", action="store_true", help="exit status 1 if any of them are DIFFERENT")
-    add("--format", type=lambda text: text.split(","), default=["png"], metavar="png,pdf,svg",
-        help="of the pictures, one or more")  # fmt: skip
+    add("--format", default="png", metavar="png,pdf,svg", help="of the pictures, one or more")
     add("--no-plots", action="store_true", help="compare only; needs no matplotlib")
     add("--seed", type=int, default=42, help="of the bootstrap, where weights differ")
     options = parser.parse_args()
+    options.format = options.format.split(",")
     if unknown := set(options.format) - {*FORMATS}:
         raise InputError(f"--format: {min(unknown)!r} is none of {', '.join(FORMATS)}")
+    options.compare = options.compare.split(",") if options.compare else []
     if options.compare and len(set(options.compare)) < max(2, len(options.compare)):
         raise InputError("--compare: name two or more evaluations, each once, as in local,hub")
     return options

@@ -35,11 +35,11 @@ def main() -> None:
     from goodreads.evaluation.label_map import parse_label_map, renamed
     from goodreads.hub.model_source import find_model
 
-    label_map = parse_label_map(options.label_map) if options.label_map else {}
+    label_map = parse_label_map(options.label_map)
     with tempfile.TemporaryDirectory() as scratch:
         folder, _ = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
         classifier = evaluator.load(folder, "float32")
-    labels, reviews = renamed(classifier.labels, label_map, options.model), chain([first], reviews)
+    labels, reviews = renamed(classifier.labels, label_map), chain([first], reviews)
     while part := list(islice(reviews, CHUNK)):
         rows = evaluator.probabilities(classifier, [text for _, text in part])
         for (known, _), row in zip(part, rows):
@@ -60,7 +60,7 @@ def _reviews(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], s
     if not options.file and sys.stdin.isatty():
         log.info("reading reviews from the terminal, one per line; Ctrl-D ends")
     try:
-        with Path(options.file).open("rb") if options.file else nullcontext(sys.stdin.buffer) as file:
+        with options.file.open("rb") if options.file else nullcontext(sys.stdin.buffer) as file:
             for line in file:
                 number += 1
                 text = line.decode("utf-8-sig").rstrip("\r\n")
@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser = Parser(__doc__, prog="predict.py")
     add = parser.add_argument
     add("text", nargs="*", help="reviews; without any they come from --file or stdin, one per line")
-    add("--file", metavar="PATH", help="file with one review per line, or lines of JSON with review_text")
+    add("--file", type=Path, help="file with one review per line, or lines of JSON with review_text")
     add("--model", default="model", metavar="PATH_OR_REPO", help="model folder, or Hub repository user/name")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--cache-dir", type=Path, help="keep a fetched model here")

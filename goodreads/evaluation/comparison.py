@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from goodreads.common.files import atomic_files, locked, write_json, write_text
 from goodreads.evaluation.metrics import Mask
-from goodreads.evaluation.results import METRICS, origin, read, read_predictions, reviews, title
+from goodreads.evaluation.results import METRICS, notes, read, read_predictions, title
 
 RESAMPLES = 10_000
 COPY = ["local", "hub"]  # evaluations that should be of the same model
@@ -59,8 +59,7 @@ def compare(results_dir: Path, first: str, second: str, seed: int) -> Document:
 
 def _agreement(a: pa.Table, b: pa.Table, dtype: str) -> Document:
     """How far two tables of predictions of the same reviews agree, and how far they must."""
-    names = [name for name in a.column_names if name.startswith("logit_")]
-    one, two = (np.stack([table[name].to_numpy() for name in names]) for table in (a, b))
+    one, two = (np.stack([column.to_numpy() for column in table.columns[3:]]) for table in (a, b))
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         distance = np.abs(one.astype(np.float64) - two)
     finite = bool(np.isfinite(distance).all())
@@ -146,9 +145,7 @@ def markdown(evaluations: Sequence[Document], pairs: Sequence[Document]) -> str:
         lines.append(f"| {' | '.join([label, *(f'{value:.4f}' for value in values)])} |")
     for pair in pairs:
         lines += ["", _sentence(pair)]
-    return "\n".join(
-        [*lines, "", *(f"- {title(d['name'])}: {origin(d)}; {reviews(d)}." for d in evaluations)]
-    )
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(evaluations))])
 
 
 def _sentence(pair: Document) -> str:
@@ -159,10 +156,7 @@ def _sentence(pair: Document) -> str:
         text += f" {pair['reviews']:,} reviews, predictions agree on {pair['argmax_agreement']:.2%}, "
         text += f"largest logit difference {pair['max_abs_logit_difference']:.3g}."
     if "mcnemar" in pair:
-        test, gain = pair["mcnemar"], pair["accuracy_difference"]
-        text += f" Accuracy of {second} minus {first}: {gain['value']:+.4f} "
-        text += f"({gain['low']:+.4f} to {gain['high']:+.4f}); McNemar: {first} alone right on "
-        text += f"{test['only_first_right']}, {second} alone on {test['only_second_right']}, "
-        holm = f", with Holm's correction {test['p_holm']:.3g}" * (test["p_holm"] != test["p_value"])
-        text += f"p = {test['p_value']:.3g}{holm}."
+        gain, p = pair["accuracy_difference"], pair["mcnemar"]["p_holm"]
+        text += f" Accuracy of {second} minus {first}: {gain['value']:+.4f} ({gain['low']:+.4f} to "
+        text += f"{gain['high']:+.4f}), p = {p:.3g} (McNemar's exact test, Holm's correction)."
     return text

@@ -17,7 +17,7 @@ from goodreads.common.errors import InputError
 from goodreads.common.files import atomic_files, locked, read_json
 from goodreads.common.progress import log
 from goodreads.evaluation.comparison import COPY
-from goodreads.evaluation.results import METRICS, genre_names, made_by, origin, reviews, title
+from goodreads.evaluation.results import METRICS, genre_names, made_by, notes, title
 
 mpl.use("Agg")  # no screen needed
 from matplotlib import pyplot as plt
@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/): told apart with any colour vision, and in grey
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-BLUE, ORANGE, GREEN = COLORS[:3]
-GREY = "#555555"
-WIDTH = 6.6  # inches
-SMALL = 7.0  # points; nothing is smaller
+BLUE, ORANGE, GREEN, GREY = *COLORS[:3], "#555555"
+WIDTH, SMALL = 6.6, 7.0  # inches; points, nothing is smaller
 mpl.rcParams.update({
     "font.size": 8.0, "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
     "axes.labelsize": 8.0, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True, "savefig.dpi": 300, "legend.title_fontsize": 9.0,
+    "figure.constrained_layout.use": True, "savefig.dpi": 300,
 })  # fmt: skip
 SCORES = [name for name in METRICS if name != "loss"]
 REFERENCE = 0.5538  # accuracy in the reference's report, for its eight genres and its draw
@@ -57,9 +55,6 @@ def draw_all(
         evaluations: all that it holds, by name.
         pairs: what ``comparison.compare_all`` found for some of them.
         formats: of the files: png, pdf, svg.
-
-    Raises:
-        InputError: training_log.json is not one.
     """
     made: dict[str, Figure] = {}
     path = results_dir / "training_log.json"
@@ -67,8 +62,8 @@ def draw_all(
         generated = all(result["data"]["source"] == "sample" for result in evaluations.values())
         try:
             made["training_loss"] = training_curve(read_json(path, "train.py"), "generated " * generated)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"{path} is not a log of train.py ({type(error).__name__}: {error})") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is not a log of train.py: {error!r}") from error
     else:
         log.warning("%s is missing, so training_loss is not drawn; train.py writes it", path)
     copies = [evaluations[name] for name in COPY if name in evaluations]
@@ -84,13 +79,13 @@ def draw_all(
             made[f"reliability_{name}"] = reliability(result)
     if names := list(dict.fromkeys(name for pair in pairs for name in pair["names"])):
         made["comparison_" + "_".join(names)] = overall([evaluations[name] for name in names], pairs)
-    files = [f"{stem}.{kind}" for stem in made for kind in formats]
+    files = {f"{stem}.{kind}": figure for stem, figure in made.items() for kind in formats}
     with locked(results_dir), atomic_files(results_dir) as folder:
-        for file in files:
-            made[file.rpartition(".")[0]].savefig(folder / file)
+        for file, figure in files.items():
+            figure.savefig(folder / file)
     plt.close("all")
     log.info("drew %d pictures into %s", len(files), results_dir)
-    return files
+    return list(files)
 
 
 def training_curve(record: Document, kind: str = "") -> "Figure":
@@ -104,8 +99,9 @@ def training_curve(record: Document, kind: str = "") -> "Figure":
     best = str(record.get("best_checkpoint") or "").rpartition("-")[2]
     saved = next((row for row in rows if best == str(row["step"])), rows[-1])
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
-    x, y = [step["epoch"] for step in steps], [step["loss"] for step in steps]
-    axes[0].plot(x, y, color=BLUE, alpha=0.35, lw=0.8, label="Training, per step" if steps else None)
+    if steps:
+        x, y = zip(*((step["epoch"], step["loss"]) for step in steps))
+        axes[0].plot(x, y, color=BLUE, alpha=0.35, lw=0.8, label="Training, per step")
     lines = [("Training", "train", BLUE, "o-"), ("Test", "test", ORANGE, "s--")]
     lines += [("Validation, selects the epoch" if best else "Validation", "validation", GREEN, "^:")]
     for place, metric in zip(axes, ("loss", "accuracy")):
@@ -113,19 +109,17 @@ def training_curve(record: Document, kind: str = "") -> "Figure":
             if points := [(row["epoch"], row[key]) for row in rows if (key := f"{part}_{metric}") in row]:
                 place.plot(*zip(*points), style, color=color, label=label, ms=4, lw=1.2)
         place.axvline(saved["epoch"], color=GREY, lw=0.8, ls=(0, (1, 2)), label="Saved")
-        place.set(xlabel="Epoch", ylabel=metric.capitalize())
-        place.set_xlim(0 if steps else 0.8, rows[-1]["epoch"] + 0.2)
+        place.set(xlabel="Epoch", ylabel=metric.capitalize(), xlim=(0, rows[-1]["epoch"] + 0.2))
         place.set_ylim(0, 1 if metric == "accuracy" else None)  # no axis of a thousandth
         place.xaxis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True))
         place.grid(alpha=0.3)
     found = [f"{k.replace('_', ' ')} {saved[k]:.3f}" for k in ("test_accuracy", "test_loss") if k in saved]
     finding = f"Epoch {saved['epoch']} of {len(rows)} is saved: {', '.join(found) or 'not evaluated'}"
-    model, reviews = (
-        record["settings"]["model_name_or_path"].rpartition("/")[2],
-        record["data"]["train_reviews"],
+    model, trained = record["settings"]["model_name_or_path"], record["data"]["train_reviews"]
+    weights = record["model"]["files_sha256"].get("model.safetensors", "unknown")[:8]
+    note = (
+        f"{Path(model).name} fine-tuned (weights {weights}) on {trained:,} {kind}reviews; {made_by(record)}"
     )
-    digest = record["model"]["files_sha256"].get("model.safetensors", "unknown")[:8]
-    note = f"{model} fine-tuned (weights {digest}) on {reviews:,} {kind}reviews; {made_by(record)}"
     return _finished(figure, finding, [note], axes[0])
 
 
@@ -135,21 +129,21 @@ def confusion(result: Document) -> "Figure":
     support = counts.sum(axis=1, keepdims=True)
     shares = 100 * counts / np.maximum(support, 1)
     figure, axes = plt.subplots(figsize=(WIDTH, 1.9 + 0.42 * len(names)))
+    cells = np.where(counts > 0, np.char.mod("%.1f", shares), "")
+    rows = [f"{name} ({n})" for name, n in zip(names, support[:, 0])]
     sns.heatmap(
-        shares, annot=np.where(counts > 0, np.char.mod("%.1f", shares), ""), fmt="", cmap="Blues",
-        vmin=0, vmax=100, linewidths=0.5, ax=axes, xticklabels=names, annot_kws={"size": 7.5},
-        yticklabels=[f"{name} ({n})" for name, n in zip(names, support[:, 0])],
-        cbar_kws={"label": "% of the true genre"},
+        shares, annot=cells, fmt="", cmap="Blues", vmin=0, vmax=100, linewidths=0.5, ax=axes,
+        yticklabels=rows, annot_kws={"size": 7.5}, cbar_kws={"label": "% of the true genre"},
     )  # fmt: skip
     axes.set(xlabel="Predicted genre", ylabel="True genre (reviews)")
     axes.tick_params("y", rotation=0)
     axes.set_xticks(axes.get_xticks(), names, rotation=30, ha="right", rotation_mode="anchor")
     np.fill_diagonal(shares, 0)
     true, taken = np.unravel_index(shares.argmax(), shares.shape)
-    most = f"most often, {names[true]} is taken for {names[taken]}\u00a0({shares.max():.1f}\u00a0%)"
-    finding = f"accuracy {result['metrics']['accuracy']['value']:.3f}; "
-    finding += most if shares.any() else "nothing is confused"
-    return _finished(figure, f"{title(result['name'])}: {finding}", _notes([result]))
+    finding = f"{title(result['name'])}: accuracy {result['metrics']['accuracy']['value']:.3f}"
+    if shares.any():
+        finding += f"; most often, {names[true]} is taken for {names[taken]}\u00a0({shares.max():.1f}\u00a0%)"
+    return _finished(figure, finding, notes([result]))
 
 
 def per_genre(results: Sequence[Document]) -> "Figure":
@@ -157,17 +151,17 @@ def per_genre(results: Sequence[Document]) -> "Figure":
     labels, rows = results[0]["labels"], results[0]["per_class"]
     height = 1.5 + len(labels) * max(0.3, 0.17 * len(results))
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, height), sharey=True)
-    for panel, (key, name) in zip(axes, (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))):
+    for panel, key in zip(axes, ("precision", "recall", "f1")):
         values = [[{"value": result["per_class"][label][key]} for label in labels] for result in results]
         _bars(panel, results, values, "%.2f")
         _thresholds(panel, results[0])
-        panel.set(xlim=(0, 1.2), xlabel=name, xticks=(0, 0.5, 1))
+        panel.set(xlim=(0, 1.2), xlabel=key.capitalize(), xticks=(0, 0.5, 1))
     axes[0].set_yticks(range(len(labels)), genre_names(labels))
     axes[0].invert_yaxis()
     low, *_, high = sorted(labels, key=lambda label: rows[label]["f1"])
     least, most = (f"{rows[label]['f1']:.2f} ({genre_names([label])[0]})" for label in (low, high))
     finding = f"{title(results[0]['name'])}: F1 from {least} to {most}"
-    return _finished(figure, finding, _notes(results), axes[0])
+    return _finished(figure, finding, notes(results), axes[0])
 
 
 def overall(results: Sequence[Document], pairs: Sequence[Document] = ()) -> "Figure":
@@ -180,8 +174,8 @@ def overall(results: Sequence[Document], pairs: Sequence[Document] = ()) -> "Fig
     tested = [pair for pair in pairs if "accuracy_difference" in pair]
     mosaic: Any = [["scores", "loss"], ["gain", "gain"]][: 1 + bool(tested)]
     heights = [1.1 + 0.55 * len(results), 0.5 + 0.32 * len(tested)][: len(mosaic)]
-    size = (WIDTH, 1.0 + sum(heights))
-    figure, axes = plt.subplot_mosaic(mosaic, figsize=size, width_ratios=(3, 1), height_ratios=heights)
+    figure, axes = plt.subplot_mosaic(mosaic, width_ratios=(3, 1), height_ratios=heights)
+    figure.set_size_inches(WIDTH, 1.0 + sum(heights))
     scores, loss = axes["scores"], axes["loss"]
     for place, metrics in ((scores, SCORES), (loss, ["loss"])):
         _bars(place, results, [[result["metrics"][name] for name in metrics] for result in results], "%.4f")
@@ -195,18 +189,17 @@ def overall(results: Sequence[Document], pairs: Sequence[Document] = ()) -> "Fig
     if tested:
         gains = np.array([list(pair["accuracy_difference"].values()) for pair in tested])
         axes["gain"].errorbar(gains[:, 0], range(len(tested)), xerr=_distances(gains), fmt="o", ecolor=GREY)
-        axes["gain"].set_yticks(range(len(tested)), [_difference(pair) for pair in tested])
+        axes["gain"].set_yticks(range(len(tested)), list(map(_difference, tested)))
         axes["gain"].set(ylim=(len(tested) - 0.5, -0.5), xlabel="Difference in accuracy, with 95 % interval")
         axes["gain"].axvline(0, color=GREY, lw=0.8)
-    return _finished(figure, _finding(results, pairs), _notes(results), scores)
+    return _finished(figure, _finding(results, pairs), notes(results), scores)
 
 
 def _finding(results: Sequence[Document], pairs: Sequence[Document]) -> str:
     """What the scores of one evaluation, or the tests of several, say."""
     names = ", ".join(title(result["name"]) for result in results)
     if not pairs:
-        value, chance = results[0]["metrics"]["accuracy"]["value"], 1 / len(results[0]["labels"])
-        return f"{names}: accuracy {value:.3f}, {value / chance:.1f} times chance"
+        return f"{names}: accuracy {results[0]['metrics']['accuracy']['value']:.3f}"
     if pairs[0]["names"] == COPY and len(pairs) == 1:
         return f"Local and Hub copy: {pairs[0]['verdict']}"
     clear = sum(pair.get("mcnemar", {}).get("p_holm", 1) < 0.05 for pair in pairs)
@@ -234,7 +227,7 @@ def reliability(result: Document) -> "Figure":
     how = "calibrated" if abs(sure - right) < 0.02 else "overconfident" if sure > right else "underconfident"
     finding = f"{name} is {how}: confidence {sure:.3f}, accuracy {right:.3f}"
     finding += f", calibration error {found['expected_calibration_error']:.3f}"
-    return _finished(figure, finding, _notes([result]), axes)
+    return _finished(figure, finding, notes([result]), axes)
 
 
 def _bars(axes: "Axes", results: Sequence[Document], table: Sequence[Sequence[Document]], fmt: str) -> None:
@@ -264,24 +257,18 @@ def _thresholds(axes: "Axes", result: Document) -> None:
     """Thin lines at chance, and at the reference's accuracy if this is its protocol."""
     chance = 1 / len(result["labels"])
     axes.axvline(chance, color=GREY, lw=0.8, ls=":", label=f"Chance ({chance:.3g})")
-    data = result["data"]
-    own = PROTOCOL.items() <= data.get("parameters", {}).items() and len(result["labels"]) == 8
-    if own and data["source"] != "sample":
+    own = PROTOCOL.items() <= result["data"].get("parameters", {}).items() and len(result["labels"]) == 8
+    if own and result["data"]["source"] != "sample":
         axes.axvline(REFERENCE, color=GREY, lw=0.8, ls="--", label=f"Reference's accuracy ({REFERENCE})")
 
 
-def _notes(results: Sequence[Document]) -> list[str]:
-    """Where some evaluations come from; the reviews once if they are of the same."""
-    data = list(dict.fromkeys(reviews(result) for result in results))
-    return [*(f"{title(result['name'])}: {origin(result)}" for result in results), *data]
-
-
-def _finished(figure: "Figure", finding: str, notes: Sequence[str], legend: "Axes | None" = None) -> "Figure":
+def _finished(
+    figure: "Figure", finding: str, origins: Sequence[str], legend: "Axes | None" = None
+) -> "Figure":
     """Add title, the legend of some axes and the line that says of what this is."""
-    text = "\n".join(fill(note, 112) for note in notes)
+    text = "\n".join(fill(note, 112) for note in origins)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL, color=GREY)
     handles, labels = legend.get_legend_handles_labels() if legend else ([], [])
-    heading = figure.legend(handles, labels, title=fill(finding, 82), loc="outside upper left", ncols=5,
-                            frameon=False, alignment="left")  # fmt: skip
-    heading.get_title().set_fontweight("bold")
+    figure.legend(handles, labels, title=fill(finding, 82), loc="outside upper left", ncols=5, frameon=False,
+                  alignment="left", title_fontproperties={"weight": "bold", "size": 9})  # fmt: skip
     return figure

@@ -45,8 +45,5 @@ def published_split(model: Path, data_dir: Path, rebuilt: Path, source: str | No
         )
     manifest = build_split(wanted, rebuilt)
     if manifest["splits"]["test"]["content_sha256"] != expected:
-        raise InputError(
-            f"{wanted.source} no longer yields the reviews that the model was tested on; "
-            "evaluate on a kept split with --data-dir"
-        )
+        raise InputError(f"{wanted.source} has changed: name a --data-dir that holds the model's test split")
     return rebuilt

@@ -62,7 +62,7 @@ def write(tmp_path: Path) -> Write:
             **evaluation_metrics(shown, np.array(split.labels), split.label_names, 1, subsets),
         }
         with np.errstate(invalid="ignore"):
-            results.write(tmp_path, document | changes, "report", split, logits)
+            results.write(tmp_path, document | changes, split, logits)
         return results.read(tmp_path, name)
 
     return write

@@ -114,5 +114,5 @@ def test_predictions_of_another_evaluation_are_refused(tmp_path: Path, write: Wr
     write("hub", seed=2)
     (tmp_path / "predictions_local.parquet").replace(tmp_path / "predictions_hub.parquet")
     for name in ("hub", "local"):  # another's, and missing
-        with pytest.raises(InputError, match=rf"predictions_{name}.parquet is missing, or not that of"):
+        with pytest.raises(InputError, match=rf"predictions_{name}.parquet is missing, or of another"):
             comparison.compare(tmp_path, name, "hub", seed=1)

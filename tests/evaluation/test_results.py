@@ -1,13 +1,15 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from goodreads.common.errors import InputError
 from goodreads.evaluation import results
-from tests.evaluation.conftest import Write
+from tests.evaluation.conftest import Write, make_split
 
 
 def test_an_evaluation_is_known_by_its_files_name(tmp_path: Path, write: Write) -> None:
@@ -26,8 +28,6 @@ def test_an_evaluation_is_known_by_its_files_name(tmp_path: Path, write: Write) 
         {"format": 2},
         {"labels": None},
         {"metrics": {}},
-        {"metrics": {"accuracy": {"value": float("nan"), "low": 0, "high": 1}}},
-        {"model": "model"},
     ],
     ids=str,
 )
@@ -75,3 +75,31 @@ def test_the_files_of_an_evaluation_appear_together_or_not_at_all(
         write("local", seed=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
     assert results.read_predictions(tmp_path, before).num_rows == 160
+
+
+def test_the_most_confident_mistakes_of_each_pair_come_first_and_are_cut_short() -> None:
+    split = make_split(2, 10)
+    split = replace(split, texts=[f"{'word ' * i}<b>*{i}*" for i in range(0, 2000, 100)])
+    logits = np.zeros((20, 2), dtype=np.float32)
+    logits[np.arange(20), split.labels] = 1
+    for row, strength in ((0, 2), (1, 5), (2, 3), (3, 4), (10, 9)):
+        logits[row, 1 - split.labels[row]] = strength
+    text = results.errors_markdown(split, logits)
+    assert "Not for publication" in text
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads == [
+        "## Children taken for Comics & Graphic: 4 of 10",
+        "## Comics & Graphic taken for Children: 1 of 10",
+    ]
+    shown = [line.rpartition("review ")[2] for line in text.splitlines() if "; review" in line]
+    assert shown == ["r1", "r3", "r2", "r10"]
+    quoted = [line for line in text.splitlines() if line.startswith("  > ")]
+    assert max(map(len, quoted)) <= 300 + len("  > ")
+    assert "<b>" not in text.replace("\\<b\\>", "")
+
+
+def test_no_mistakes_and_empty_texts_are_fine() -> None:
+    split = replace(make_split(2, 2), texts=["", " ", "\n", "a"])
+    right = np.eye(2, dtype=np.float32)[split.labels]
+    assert "0 of 4 reviews" in results.errors_markdown(split, right)
+    assert "(empty)" in results.errors_markdown(split, right[::-1])

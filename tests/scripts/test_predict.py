@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers import Result, assert_one_line_error, run_main, run_script, succeeded
+from tests.helpers import Result, assert_one_line_error, run_main, succeeded
 
 
 def lines(result: Result) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_labels_are_named_as_in_evaluation(tmp_path: Path, trained: Path) -> Non
         ((), "fine\n{broken\n", "stdin, line 2: "),
         (("x", "--model", "nothing"), "", "--model nothing: no such folder"),
         (("x", "--top", "0"), "", "not a whole number of at least 1"),
-        (("x", "--label-map", "A=poetry"), "", "has no label 'A'"),
+        (("x", "--label-map", "A=poetry"), "", "no label 'A'"),
     ],
 )
 def test_bad_input_gets_one_line(place: Path, arguments: tuple[str, ...], stdin: str, fragment: str) -> None:
@@ -77,7 +77,3 @@ def test_a_file_that_is_not_utf_8_gets_one_line(place: Path) -> None:
     assert_one_line_error(
         run_main("predict.py", "--file", "latin1.txt", cwd=place), "latin1.txt, line 2: 'utf-8'"
     )
-
-
-def test_help_is_quick(tmp_path: Path) -> None:
-    assert "--top" in succeeded(run_script("predict.py", "--help", cwd=tmp_path, timeout=5)).stdout
