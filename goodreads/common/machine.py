@@ -49,15 +49,6 @@ def choose_device(require_gpu: bool = False, use_cpu: bool = False) -> Device:
     return Device("cpu", name, reason)
 
 
-def bfloat16_advice(device_type: str) -> str | None:
-    """Which hardware computes in bfloat16 much faster than in float32, or None if nothing here does."""
-    if choose_precision(device_type)[0] == "bf16":
-        return "this GPU"
-    found = torch.cpu.get_capabilities() if device_type == "cpu" else {}
-    names = [name for name in ("amx_bf16", "avx512_bf16") if found.get(name)]
-    return f"this CPU ({names[0]})" if names else None
-
-
 def gpu_asked_for() -> str | None:
     """How this container was told to have a GPU (``--gpus all`` sets NVIDIA_VISIBLE_DEVICES), or None."""
     devices = os.environ.get("NVIDIA_VISIBLE_DEVICES", "")

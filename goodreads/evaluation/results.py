@@ -172,7 +172,7 @@ def table(result: dict[str, Any]) -> str:
     rows = list(result["metrics"].items())
     for name, subset in result["subsets"].items():
         if subset and subset["accuracy"]:
-            rows.append((f"accuracy, {name}, {subset['reviews']:,}", subset["accuracy"]))
+            rows.append((f"accuracy, {name.replace('_', ' ')} ({subset['reviews']:,})", subset["accuracy"]))
     for name, entry in rows:
         lines.append(f"{name:<30}{entry['value']:>8.4f}   {entry['low']:.4f} to {entry['high']:.4f}")
     error = result["calibration"]["expected_calibration_error"]
