@@ -178,5 +178,5 @@ def take_steps(rank: int, folder: Path) -> None:
 
 
 def test_processes_stop_after_the_same_step(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(take_steps, (tmp_path,), nprocs=2)
+    torch.multiprocessing.start_processes(take_steps, (tmp_path,), nprocs=2, start_method="fork")
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["2 15"] * 2
