@@ -12,7 +12,7 @@ from goodreads.common.progress import Progress, log
 from goodreads.model.batching import Sizes, scoring_sizes
 from goodreads.model.checkpoint import Classifier
 from goodreads.model.packed import choose_layout
-from goodreads.model.padded import Layout
+from goodreads.model.padded import Padded
 from goodreads.model.tokenized import TokenizedReviews, tokenize_texts
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.floa
 
 def score_reviews(
     model: "PreTrainedModel",
-    layout: Layout,
+    layout: Padded,
     sizes: Sizes,
     reviews: TokenizedReviews,
     process: int = 0,
@@ -61,27 +61,25 @@ def score_reviews(
     Raises:
         CheckFailed: a logit is not a finite number.
     """
-    parts = layout.split(reviews.lengths, sizes)
+    parts = layout.split(reviews.lengths, sizes)[process::processes]
     logits = torch.zeros(len(reviews), len(model.config.id2label or ()), device=model.device)
     progress = Progress("score", len(reviews), "reviews") if show else None
-    own = parts[process::processes]
+    model.eval()
     with torch.inference_mode():
         found = []
-        for part in own:
+        for part in parts:
             inputs = layout.inputs(reviews, part, sizes, model.device)
             del inputs["labels"]
-            found.append(model.eval()(**inputs).logits[: len(part)].float())
+            found.append(model(**inputs).logits[: len(part)].float())
             if progress:
                 progress.update(len(part))
-        if own:
-            order = torch.tensor([i for part in own for i in part], device=model.device)
-            logits[order] = torch.cat(found)
+        if found:
+            logits[[i for part in parts for i in part]] = torch.cat(found)
     if processes > 1:
         torch.distributed.all_reduce(logits)
     if progress:
         progress.close()
-    if not (finite := logits.isfinite().all(dim=1)).all():
-        bad = int((~finite).sum())
+    if bad := int((~logits.isfinite().all(dim=1)).sum()):
         raise CheckFailed(
             f"the logits of {bad:,} of {len(reviews):,} reviews are not finite numbers: the model's weights "
             "are damaged, or its training diverged (a lower --learning_rate helps)"

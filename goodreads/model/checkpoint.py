@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from goodreads.common.errors import CheckFailed, InputError
 from goodreads.common.files import LOCK, SUFFIX, atomic_files, read_json, sha256_file
-from goodreads.common.progress import log
 from goodreads.model import scratch_model
 
 if TYPE_CHECKING:
@@ -21,12 +20,16 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch"  # as --model_name_or_path: a small new model
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # of weights in several files
+SHARDS = "model*.safetensors"  # of a large model, in several files
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 OPTIONAL = (
-    *(INDEX, "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
-    *("spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
+    *("model.safetensors.index.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
 )
+UNUSABLE = {  # files that a folder may hold instead of weights in safetensors
+    "adapter_config.json": "an adapter alone; merge it into its base model with merge_and_unload",
+    "pytorch_model*": "a pickle, which can run code when it is loaded; save it again with save_pretrained",
+}
 NO_LIMIT = 1_000_000  # tokens of a review, for models without a limit of positions
 
 
@@ -47,91 +50,42 @@ class Classifier:
     max_length: int
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or the shards that its index names.
-
-    Raises:
-        InputError: the index is damaged.
-    """
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        return [folder / WEIGHTS]
-    names = read_json(folder / INDEX, "train.py").get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise InputError(f"{folder / INDEX} names no files of weights")
-    return [folder / Path(str(name)).name for name in sorted(set(names.values()))]
-
-
-def check_complete(folder: Path) -> None:
-    """Check that a folder is a whole safetensors model, without torch.
-
-    Raises:
-        InputError: a file is missing, or the weights are damaged; the message says which.
-    """
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if "adapter_config.json" in names and not names & {WEIGHTS, INDEX}:
-        raise InputError(f"{folder} holds an adapter alone; merge it with its base model (merge_and_unload)")
-    pickles = sorted(name for name in names if name.startswith("pytorch_model"))
-    if pickles and not names & {WEIGHTS, INDEX}:
-        raise InputError(
-            f"{folder} has its weights as a pickle ({pickles[0]}), which can run code when it is loaded; "
-            "save them as safetensors with model.save_pretrained"
-        )
-    for path in (folder / "config.json", *weight_files(folder), *(folder / name for name in REQUIRED[2:])):
-        if not path.is_file():
-            raise InputError(
-                f"{folder} is not a complete model: it has no {path.name}; make one with train.py"
-            )
-    for path in weight_files(folder):
-        tensor_shapes(path)
-
-
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Name -> shape of the tensors in a safetensors file, from its header.
-
-    Raises:
-        InputError: it is a git-lfs pointer, truncated or otherwise damaged.
-    """
-    with path.open("rb") as file:
-        if file.read(20).startswith(b"version https://git"):
-            raise InputError(f"{path} is a git-lfs pointer, not the weights; fetch them with: git lfs pull")
-    try:
-        with safe_open(path, framework="np") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}); copy or download it again") from error
-
-
 def inspect(folder: Path) -> list[str]:
     """Labels of a trained sequence classifier by label id, without loading it.
 
     Raises:
-        InputError: the folder is not a complete model, or not a trained classifier.
+        InputError: the folder is not a complete model in safetensors, or not a trained classifier.
     """
-    check_complete(folder)
+    _refuse_pointers(folder)
+    weights = sorted(folder.glob(SHARDS))
+    for name in REQUIRED:
+        if not (weights if name == WEIGHTS else (folder / name).is_file()):
+            found = [f", but {what}" for pattern, what in UNUSABLE.items() if any(folder.glob(pattern))]
+            hint = found[0] if found and name == WEIGHTS else "; make a model with train.py"
+            raise InputError(f"{folder} is not a complete model: it has no {name}{hint}")
     config = read_json(folder / "config.json", "train.py")
     try:
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} names no labels; fine-tune it with train.py") from error
-    shapes = [shape for path in weight_files(folder) for shape in tensor_shapes(path).values()]
-    kinds = config.get("architectures") or [""]
-    if not kinds[0].endswith("ForSequenceClassification") or not any(s[:1] == [len(labels)] for s in shapes):
-        raise InputError(f"{folder} has no trained classifier ({kinds[0]}); fine-tune it with train.py")
+        trained = config["architectures"][0].endswith("ForSequenceClassification")
+        shapes = []
+        for path in weights:
+            with safe_open(path, framework="np") as file:
+                shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    except Exception as error:  # what a damaged file may hold has no end
+        raise InputError(f"{folder} is not a whole classifier, or damaged: {error!r}") from error
+    if not trained or not any(shape[:1] == [len(labels)] for shape in shapes):
+        raise InputError(f"{folder} has no trained classifier; fine-tune it with train.py")
     return labels
 
 
 def check_replaceable(folder: Path) -> None:
     """Raise InputError if saving to ``folder`` would replace anything but a model."""
-    if folder.is_dir():
-        shards = {path.name for path in folder.glob("model-*-of-*.safetensors")}
-        names = {path.name for path in folder.iterdir() if path.suffix != SUFFIX}  # of a killed run
-        foreign = sorted(names - {*REQUIRED, *OPTIONAL, *shards, LOCK})
-        if foreign:
-            raise InputError(
-                f"--output_dir {folder} holds {foreign[0]}, not a model file; name another folder"
-            )
-    elif folder.exists():
+    if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder} is a file; name a folder")
+    known = {*REQUIRED, *OPTIONAL, *(path.name for path in folder.glob(SHARDS)), LOCK}
+    names = {path.name for path in folder.glob("*") if path.suffix != SUFFIX}  # that is of a killed run
+    if foreign := sorted(names - known):
+        raise InputError(f"--output_dir {folder} holds {foreign[0]}, not a model file; name another folder")
 
 
 def save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:
@@ -181,33 +135,20 @@ def load_for_training(
         InputError: the model cannot be loaded, or cannot take ``max_length`` tokens.
     """
     transformers.set_seed(seed)
+    labels = dict(enumerate(label_names))
+    label_ids = {label: i for i, label in labels.items()}
     if name == SCRATCH:
         tokenizer = scratch_model.build_tokenizer(texts, max_length)
-        config = scratch_model.build_config(len(tokenizer), max_length, label_names)
+        config = scratch_model.build_config(len(tokenizer), max_length, id2label=labels, label2id=label_ids)
         return tokenizer, transformers.AutoModelForSequenceClassification.from_config(config)
     what = f"--model_name_or_path {name}"
-    if Path(name).is_dir():
-        for path in Path(name).glob("*.safetensors"):
-            tensor_shapes(path)
-    tokenizer, model, report = _load(
-        name,
-        what,
-        id2label=dict(enumerate(label_names)),
-        label2id={label: i for i, label in enumerate(label_names)},
-        dtype="float32",
-        ignore_mismatched_sizes=True,  # a classifier for other labels is replaced, see below
-    )
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    _refuse_pointers(Path(name))
+    # a classifier for other labels is replaced by a new one
+    options = {"id2label": labels, "label2id": label_ids, "ignore_mismatched_sizes": True}
+    tokenizer, model, lacking = _load(name, what, "float32", False, options)
     encoder = f"{model.base_model_prefix}."
-    broken = [
-        key
-        for key in (*report["missing_keys"], *mismatched)
-        if key.startswith(encoder) and "pooler" not in key
-    ]
-    if broken:
-        raise InputError(f"{what} cannot be loaded: its weights lack {broken[0]} or have it in another shape")
-    if mismatched:
-        log.info("%s: the classifier has other labels and is replaced by a new one", name)
+    if broken := [key for key in lacking if key.startswith(encoder) and "pooler" not in key]:
+        raise InputError(f"{what} cannot be used: its weights lack {broken[0]} or have it in another shape")
     limit = position_limit(model)
     if max_length > limit:
         raise InputError(f"--max_length {max_length} is more than the {limit} tokens that {name} can take")
@@ -228,17 +169,12 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
     """
     transformers.logging.set_verbosity_error()  # what it would warn of is refused below
     transformers.logging.disable_progress_bar()
-    check_complete(folder)
-    tokenizer, model, report = _load(
-        folder, str(folder), dtype=dtype, use_safetensors=True, local_files_only=True
-    )
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(f"{folder} has no trained classifier (no {missing}); fine-tune it with train.py")
-    config: Any = model.config
-    labels = [config.id2label[i] for i in range(config.num_labels)]
+    labels = inspect(folder)
+    tokenizer, model, lacking = _load(folder, str(folder), dtype, True, {"use_safetensors": True})
+    if lacking:
+        raise InputError(f"{folder} has no trained classifier: its weights lack {', '.join(lacking[:3])}")
     max_length = min(tokenizer.model_max_length, position_limit(model))
-    return Classifier(model.eval().to(device), tokenizer, labels, max_length)
+    return Classifier(model.eval().to(device), tokenizer, labels, max_length)  # type: ignore[arg-type]
 
 
 def position_limit(model: "PreTrainedModel") -> int:
@@ -247,51 +183,61 @@ def position_limit(model: "PreTrainedModel") -> int:
     A table of positions with a padding index loses the rows up to it: RoBERTa takes two tokens fewer than its
     config says.
     """
-    said = getattr(model.config, "max_position_embeddings", None)
-    limits = [said] if isinstance(said, int) and said > 0 else []
+    limits = [getattr(model.config, "max_position_embeddings", 0)]
     for name, module in model.named_modules():
         if name.endswith(("position_embeddings", "wpe")) and hasattr(module, "num_embeddings"):
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - unused)
-    return min(limits, default=NO_LIMIT)
+    return min((limit for limit in limits if limit > 0), default=NO_LIMIT)
 
 
 def _load(
-    name: str | Path, what: str, **options: Any
-) -> tuple["PreTrainedTokenizerFast", "PreTrainedModel", dict[str, Any]]:
-    """Tokenizer, model and transformers' loading report; ``what`` names the model in errors."""
+    name: str | Path, what: str, dtype: str, local: bool, options: dict[str, Any]
+) -> tuple["PreTrainedTokenizerFast", "PreTrainedModel", list[str]]:
+    """Tokenizer, model, and the weights that it lacks or has in another shape.
+
+    Args:
+        name: folder or model id.
+        what: name of the model in errors.
+        dtype: of the weights.
+        local: whether to look nowhere but on this machine.
+        options: more of them for the model's ``from_pretrained``.
+    """
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     tokenizer: Any
-    common: dict[str, Any] = {
-        "trust_remote_code": False,
-        "local_files_only": options.pop("local_files_only", False),
-    }
+    part = "tokenizer"
     try:
-        part = "tokenizer"
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
         part = "model"
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, **common, **options
+            name, dtype=dtype, output_loading_info=True, **safe, **options
         )
     except Exception as error:  # transformers, safetensors and tokenizers share no base class
-        if "trust_remote_code" in str(error):
-            raise InputError(f"{what} needs code from its own repository, which is never run") from error
-        raise InputError(f"{what} cannot be loaded: {part}: {_first_lines(error)}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason = "it needs code from its own repository, which is never run"
+        raise InputError(f"{what} cannot be loaded: {part}: {reason[:400]}") from error
     if not tokenizer.is_fast:
         raise InputError(f"{what} has no fast tokenizer (tokenizer.json)")
-    rows = model.get_input_embeddings().num_embeddings
-    largest = max(tokenizer.get_vocab().values(), default=0)
+    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     if largest >= rows:
-        raise InputError(
-            f"{what}: tokenizer and model do not fit: token {largest:,} of a vocabulary of {rows:,}"
-        )
+        raise InputError(f"{what}: tokenizer and model do not fit: token {largest:,} of {rows:,}")
     if tokenizer.pad_token_id is None:  # GPT-2, for example
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, model, report
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return (
+        tokenizer,
+        model,
+        sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}),
+    )
 
 
-def _first_lines(error: Exception) -> str:
-    """An error's text, without the long advice that some libraries add."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 400 else text[:397] + "..."
+def _refuse_pointers(folder: Path) -> None:
+    """Raise InputError if a file of the folder was cloned without its content."""
+    for path in folder.glob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(20).startswith(b"version https://git"):
+                    raise InputError(
+                        f"{path} is a git-lfs pointer, not the file; fetch it with: git lfs pull"
+                    )

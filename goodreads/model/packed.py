@@ -7,10 +7,9 @@ batches; on a GPU ``choose_layout`` checks that before packed batches are used.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DistilBertF
 
 from goodreads.common.progress import log
 from goodreads.model.batching import Lengths, Sizes, split_evenly
-from goodreads.model.padded import IGNORED, Layout, Padded, to_device
+from goodreads.model.padded import IGNORED, Padded, to_device
 from goodreads.model.tokenized import TokenizedReviews
 
 if TYPE_CHECKING:
@@ -31,23 +30,14 @@ PROOF_REVIEWS = 8
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of TF32 or the named format
 
 
-@dataclass(frozen=True)
-class Spans:
-    """Where reviews begin and end in a row of tokens.
-
-    Attributes:
-        lengths: tokens per review.
-        longest: of them.
-        offsets: int32 of shape (reviews + 1,), on the device.
-    """
+class Spans(NamedTuple):
+    """Where reviews begin and end in a row of tokens: their lengths, and int32 offsets on the device."""
 
     lengths: list[int]
-    longest: int
     offsets: Tensor
 
 
-@dataclass(frozen=True)
-class Packing:
+class Packing(NamedTuple):
     """The layout of one micro-batch, handed through the model to its attention.
 
     Attributes:
@@ -63,11 +53,8 @@ class Packing:
     places: Tensor
 
 
-class Packed:
+class Packed(Padded):
     """The layout of packed micro-batches, for a model that ``enable`` was called with."""
-
-    def __init__(self, filler: int) -> None:
-        self.filler = filler
 
     def split(self, lengths: Lengths, sizes: Sizes) -> list[list[int]]:
         """Micro-batches of about the same number of tokens."""
@@ -79,44 +66,37 @@ class Packed:
         """``input_ids`` and ``position_ids`` of shape (1, tokens), ``labels`` (rows,), and ``packing``."""
         rows, n = reviews.rows("input_ids", indices), len(indices)
         lengths = [len(row) for row in rows]
-        used, longest = sum(lengths), max(lengths)
-        spare = sizes.fill(used) - used
+        spare, longest = sizes.fill(sum(lengths)) - sum(lengths), max(lengths)
         full, rest = divmod(spare, longest)
         lengths += [longest] * full + [rest] * (rest > 0)  # no piece of filler sets the longest length
         offsets = np.cumsum([0, *lengths])
         extra = max(0, sizes.reviews - n)
         parts = [
-            np.concatenate([*rows, np.full(spare, self.filler, np.int32)]),
+            np.concatenate([*rows, np.full(spare, self.fillers["input_ids"])]),
             np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths),
+            np.concatenate([reviews.labels[indices], np.full(extra, IGNORED)]),
+            np.concatenate([offsets[:n], np.zeros(extra, np.int64)]),
             offsets,
             np.arange(n + 1),
-            np.concatenate([offsets[:n], np.zeros(extra, np.int64)]),
-            np.concatenate([reviews.labels[indices], np.full(extra, IGNORED)]),
         ]
         # one copy to the device for all of them
         flat = to_device(torch.from_numpy(np.concatenate(parts, dtype=np.int64)), device)
-        ids, positions, ends, ones, places, labels = flat.split([len(part) for part in parts])
-        ends, ones = ends.int(), ones.int()
-        everything, own = Spans(lengths, longest, ends), Spans(lengths[:n], longest, ends[: n + 1])
-        packing = Packing(everything, own, Spans([1] * n, 1, ones), places)
+        ids, positions, labels, places, ends, ones = flat.split([len(part) for part in parts])
+        ends = ends.int()
+        own = Spans(lengths[:n], ends[: n + 1])
+        packing = Packing(Spans(lengths, ends), own, Spans([1] * n, ones.int()), places)
         return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels, "packing": packing}
 
 
 def attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packing: Packing | None = None,
-    **options: Any,
+    module: torch.nn.Module, *tensors: Any, packing: Packing | None = None, **options: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: within each review of packed ones; padded batches as "sdpa" does.
 
     Args:
         module: the attention layer.
-        query, key, value: of shape (b, heads, tokens, width); b is 1 for packed reviews.
-        attention_mask: of padded batches.
+        tensors: queries, keys and values of shape (b, heads, tokens, width), where b is 1 for packed reviews;
+            and the mask of padded batches.
         packing: of packed reviews.
         options: ``dropout`` and ``scaling`` of the attention weights, and others for "sdpa".
 
@@ -124,12 +104,9 @@ def attention(
         Shape (b, tokens, heads, width); and no weights.
     """
     if packing is None:
-        padded: tuple[Tensor, None] = AttentionInterface()["sdpa"](
-            module, query, key, value, attention_mask, **options
-        )
+        padded: tuple[Tensor, None] = AttentionInterface()["sdpa"](module, *tensors, **options)
         return padded
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    spans = packing.everything
+    rows, spans = [tensor[0].transpose(0, 1) for tensor in tensors[:3]], packing.everything
     return _attend(rows, spans, spans, options["dropout"], options["scaling"])[None], None
 
 
@@ -155,38 +132,31 @@ def _fused(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scal
     torch's public ways to these kernels do not serve: ``torch.nn.attention.varlen`` has no dropout, and
     jagged nested tensors, which call the kernels as here, cost the host about 4 ms per layer and step.
     """
-    query, spans = rows[0], (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    query, kernels = rows[0], torch.ops.aten
+    spans = queries.offsets, keys.offsets, max(queries.lengths), max(keys.lengths)
     flash = not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)
     attended: Tensor
     if flash and query.dtype != torch.float32:
-        attended, *_ = torch.ops.aten._flash_attention_forward(
-            *rows, *spans, dropout, False, False, scale=scaling
-        )
+        attended, *_ = kernels._flash_attention_forward(*rows, *spans, dropout, False, False, scale=scaling)
         return attended
-    attended, *_ = torch.ops.aten._efficient_attention_forward(
-        *(row[None] for row in rows), None, *spans, dropout, 0, query.requires_grad, scale=scaling
+    batch, gradient = (row[None] for row in rows), query.requires_grad
+    attended, *_ = kernels._efficient_attention_forward(
+        *batch, None, *spans, dropout, 0, gradient, scale=scaling
     )
     return attended[0]
 
 
 def _last_layer(
-    block: Any,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    packing: Packing | None = None,
-    **kwargs: Any,
+    block: Any, hidden_states: Tensor, *mask: Any, packing: Packing | None = None, **options: Any
 ) -> Tensor:
     """DistilBERT's TransformerBlock.forward; of packed reviews for [CLS] alone, of shape (rows, 1, width)."""
     if packing is None:
-        padded: Tensor = type(block).forward(block, hidden_states, attention_mask, **kwargs)
+        padded: Tensor = type(block).forward(block, hidden_states, *mask, **options)
         return padded
-    layer, reviews = block.attention, packing.reviews
+    layer, reviews, tokens = block.attention, packing.reviews, hidden_states[0]
     n, used = len(reviews.lengths), sum(reviews.lengths)
-    first = hidden_states[0].index_select(0, packing.places)
-    projected = (
-        layer.q_lin(first)[:n],
-        *(lin(hidden_states)[0, :used] for lin in (layer.k_lin, layer.v_lin)),
-    )
+    first = tokens.index_select(0, packing.places)
+    projected = layer.q_lin(first)[:n], layer.k_lin(tokens)[:used], layer.v_lin(tokens)[:used]
     rows = [tensor.unflatten(-1, (layer.n_heads, -1)) for tensor in projected]
     dropout = layer.dropout.p if block.training else 0.0
     attended = _attend(rows, packing.firsts, reviews, dropout, layer.scaling).flatten(1)
@@ -196,23 +166,19 @@ def _last_layer(
     return output[:, None]
 
 
-def enable(model: "PreTrainedModel") -> None:
+def enable(model: Any) -> None:
     """Let a DistilBERT classifier take packed reviews besides padded ones; its weights stay the same."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
     model.set_attn_implementation(NAME)
-    block = _last_block(model)
+    block = model.distilbert.transformer.layer[-1]
     block.forward = MethodType(_last_layer, block)
 
 
-def disable(model: "PreTrainedModel") -> None:
+def disable(model: Any) -> None:
     """Undo ``enable``."""
     model.set_attn_implementation("sdpa")
-    del _last_block(model).forward
-
-
-def _last_block(model: Any) -> Any:
-    return model.distilbert.transformer.layer[-1]
+    del model.distilbert.transformer.layer[-1].forward
 
 
 def choose_layout(
@@ -221,7 +187,7 @@ def choose_layout(
     reviews: TokenizedReviews,
     autocast: torch.dtype | None = None,
     check: bool | None = None,
-) -> Layout:
+) -> Padded:
     """Packed batches for DistilBERT, padded ones for other models and where packed ones do not work.
 
     Args:
@@ -231,12 +197,11 @@ def choose_layout(
         autocast: number format of autocast, if it is used.
         check: whether to compare both ways first; None: on any device but a CPU, where the tests do.
     """
-    padded, cpu = Padded(tokenizer), model.device.type == "cpu"
-    if type(model) is not DistilBertForSequenceClassification or model.device.type not in ("cpu", "cuda"):
+    padded, packed, device = Padded(tokenizer), Packed(tokenizer), model.device.type
+    if type(model) is not DistilBertForSequenceClassification or device not in ("cpu", "cuda"):
         return padded
-    packed = Packed(padded.values["input_ids"])
     enable(model)
-    if (not cpu if check is None else check) and len(reviews):
+    if (device != "cpu" if check is None else check) and len(reviews):
         if problem := find_problem(model, padded, packed, reviews, autocast):
             log.warning("packed batches do not work here (%s): reviews are padded instead", problem)
             disable(model)
@@ -247,8 +212,8 @@ def choose_layout(
 
 def find_problem(
     model: "PreTrainedModel",
-    padded: Layout,
-    packed: Layout,
+    padded: Padded,
+    packed: Packed,
     reviews: TokenizedReviews,
     autocast: torch.dtype | None,
 ) -> str | None:
@@ -260,15 +225,15 @@ def find_problem(
     some = np.argsort(reviews.lengths[:1_000], kind="stable")
     indices = some[np.linspace(0, len(some) - 1, PROOF_REVIEWS).astype(int)].tolist()
     tokens = int(reviews.lengths[indices].sum())
-    sizes = Sizes(tokens, len(indices), (tokens + 100,), len(indices) + 1)
+    sizes = Sizes(tokens, PROOF_REVIEWS, (tokens + 100,), PROOF_REVIEWS + 1)
     weight: Any = model.get_parameter("distilbert.embeddings.LayerNorm.weight")
-    device, found = model.device.type, []
+    found = []
     try:
         for layout, training in ((padded, False), (packed, False), (packed, True)):
             inputs = layout.inputs(reviews, indices, sizes, model.device)
             inputs.pop("labels")
-            with torch.autocast(device, autocast) if autocast else nullcontext():
-                logits = model.train(training)(**inputs).logits[: len(indices)].float()
+            with torch.autocast(model.device.type, autocast) if autocast else nullcontext():
+                logits = model.train(training)(**inputs).logits[:PROOF_REVIEWS].float()
             found.append((logits.detach(), torch.autograd.grad(logits.pow(2).sum(), weight)[0].float()))
     except Exception as error:  # a kernel may fail in any way
         return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,7 +1,7 @@
 """Padded batches, which any model of transformers takes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,32 +17,16 @@ IGNORED = -100  # a label that the loss leaves out
 NARROWEST = 64  # with fixed sizes a batch is 64, 128, 256 ... tokens wide
 
 
-class Layout(Protocol):
-    """How reviews are laid out as the model's input."""
-
-    def split(self, lengths: Lengths, sizes: Sizes) -> list[list[int]]:
-        """Indices of the reviews in micro-batches within the limits."""
-
-    def inputs(
-        self, reviews: TokenizedReviews, indices: Sequence[int], sizes: Sizes, device: torch.device | str
-    ) -> dict[str, Any]:
-        """The model's keyword arguments for one micro-batch of b reviews, on the device.
-
-        ``labels`` is among them. There may be more rows than reviews: the logits of the first b rows count,
-        and the labels of the others are ``IGNORED``.
-        """
-
-
 class Padded:
-    """Reviews padded to the longest of a micro-batch, as the tokenizer pads."""
+    """How reviews are laid out as the model's input: padded to the longest of a micro-batch."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self.values = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self.fillers = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self.left = tokenizer.padding_side == "left"
         self.widest: int = tokenizer.model_max_length
 
     def split(self, lengths: Lengths, sizes: Sizes) -> list[list[int]]:
-        """Micro-batches, longest reviews first, of at most ``most_tokens`` with their padding."""
+        """Indices of the reviews in micro-batches within the limits, padding included, longest first."""
         batches: list[list[int]] = []
         width = 0
         for i in np.argsort(-np.asarray(lengths), kind="stable").tolist():
@@ -56,23 +40,25 @@ class Padded:
     def inputs(
         self, reviews: TokenizedReviews, indices: Sequence[int], sizes: Sizes, device: torch.device | str
     ) -> dict[str, Any]:
-        """Token columns and ``attention_mask`` of shape (b, width), int64, and ``labels`` of shape (b,)."""
-        lengths = torch.from_numpy(reviews.lengths[indices])
-        width = self._width(int(lengths.max()), sizes)
-        made = {name: self._pad(reviews.rows(name, indices), name, width) for name in reviews.names}
-        ones: list[NDArray[np.int32]] = [np.ones(length, np.int32) for length in lengths.tolist()]
-        made["attention_mask"] = self._pad(ones, "attention_mask", width)
+        """The model's keyword arguments for one micro-batch of b reviews, on the device.
+
+        Here token columns and ``attention_mask`` of shape (b, width), int64, and ``labels`` of shape (b,). A
+        layout may have more rows than reviews: the logits of the first b rows count, and the labels of the
+        others are ``IGNORED``.
+        """
+        columns = {name: reviews.rows(name, indices) for name in reviews.names}
+        columns["attention_mask"] = [np.ones_like(row) for row in columns["input_ids"]]
+        width = self._width(int(reviews.lengths[indices].max()), sizes)
+        made = {name: self._pad(rows, self.fillers.get(name, 0), width) for name, rows in columns.items()}
         made["labels"] = torch.from_numpy(reviews.labels[indices])
         return {name: to_device(tensor, device) for name, tensor in made.items()}
 
     def _width(self, longest: int, sizes: Sizes) -> int:
-        width = longest
-        if sizes.tokens:
-            width = max(NARROWEST, 1 << (longest - 1).bit_length())
+        width = max(NARROWEST, 1 << (longest - 1).bit_length()) if sizes.tokens else longest
         return max(longest, min(width, self.widest))
 
-    def _pad(self, rows: list[NDArray[np.int32]], name: str, width: int) -> torch.Tensor:
-        padded = np.full((len(rows), width), self.values.get(name, 0), np.int64)
+    def _pad(self, rows: list[NDArray[np.int32]], filler: int, width: int) -> torch.Tensor:
+        padded = np.full((len(rows), width), filler, np.int64)
         for line, row in zip(padded, rows):
             line[slice(width - len(row), width) if self.left else slice(len(row))] = row
         return torch.from_numpy(padded)

@@ -3,7 +3,7 @@
 For the sample run and the tests, where no pretrained weights can be had.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -13,37 +13,27 @@ if TYPE_CHECKING:
     from transformers import DistilBertConfig, PreTrainedTokenizerFast
 
 VOCABULARY = 4_000  # tokens
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
+SIZES: dict[str, Any] = {"dim": 128, "hidden_dim": 512, "n_layers": 2, "n_heads": 4, "pad_token_id": 0}
 
 
 def build_tokenizer(texts: Iterable[str], max_length: int) -> "PreTrainedTokenizerFast":
     """A tokenizer of the most frequent words of ``texts``, cased, with BERT's special tokens."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    options: dict[str, Any] = {"special_tokens": SPECIAL, "show_progress": False}
+    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=VOCABULARY, **options))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
-        **names,
+        **{f"{token[1:-1].lower()}_token": token for token in SPECIAL},
     )
 
 
-def build_config(vocabulary: int, max_length: int, label_names: Sequence[str]) -> "DistilBertConfig":
-    """The configuration of a two-layer DistilBERT, 128 wide."""
-    sizes: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "max_position_embeddings": max_length,
-        "pad_token_id": 0,
-    }
+def build_config(vocabulary: int, max_length: int, **labels: Any) -> "DistilBertConfig":
+    """The configuration of a two-layer DistilBERT, 128 wide, with ``id2label`` and ``label2id``."""
     return transformers.DistilBertConfig(
-        **sizes | {"dim": 128, "hidden_dim": 512, "n_layers": 2, "n_heads": 4},
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
+        vocab_size=vocabulary, max_position_embeddings=max_length, **SIZES, **labels
     )

