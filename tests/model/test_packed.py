@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from goodreads.model import packed
 from goodreads.model.batching import Sizes
@@ -15,7 +14,7 @@ from goodreads.model.tokenized import TokenizedReviews
 from tests.model.reviews import Tokenizer, some_reviews, tiny_distilbert
 
 ANY = Sizes(10**9, 10**9)
-PADDED: Any = Padded(Tokenizer())  # type: ignore[arg-type]
+TOKENIZER: Any = Tokenizer()
 
 
 def logits_and_gradients(
@@ -48,43 +47,43 @@ def assert_same(model: Any, layout: Padded, reviews: TokenizedReviews, sizes: Si
 @pytest.fixture(scope="module")
 def reviews() -> TokenizedReviews:
     """2 to 512 tokens; the third has the special tokens of an empty text alone."""
-    lengths: NDArray[Any] = np.concatenate([[2, 512, 2], np.random.default_rng(4).integers(2, 513, 15)])
-    return some_reviews(lengths)
+    return some_reviews([2, 512, 2, *np.random.default_rng(4).integers(2, 513, 15)])
 
 
 @pytest.fixture(scope="module")
 def expected(reviews: TokenizedReviews) -> Any:
     """transformers' own forward pass, all reviews padded to 512 tokens in one batch."""
-    return logits_and_gradients(tiny_distilbert(), PADDED, reviews, ANY)
+    return logits_and_gradients(tiny_distilbert(), Padded(TOKENIZER), reviews, ANY)
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        ANY,
-        Sizes(1_000, 99),
-        Sizes(10**6, 4),
-        Sizes(3_000, 5, (1_024, 2_048, 3_072), 6),
-        Sizes(9**6, 9, (9_000,)),
-    ],
-    ids=["one batch", "by tokens", "by reviews", "fixed sizes", "much filler"],
-)
+SIZES = {
+    "one batch": ANY,
+    "by tokens": Sizes(1_000, 99),
+    "by reviews": Sizes(10**6, 4),
+    "fixed sizes": Sizes(3_000, 5, (1_024, 2_048, 3_072), 6),
+    "much filler": Sizes(9**6, 9, (9_000,)),
+}
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
 def test_logits_and_gradients_are_those_of_padded_batches(
-    reviews: TokenizedReviews, expected: Any, sizes: Sizes
+    reviews: TokenizedReviews, expected: Any, sizes: str, recomputed: bool
 ) -> None:
     model = tiny_distilbert()
+    if recomputed:
+        model.train().activation_checkpointing_enable()
     enable(model)
-    assert_same(model, Packed(Tokenizer()), reviews, sizes, expected)
+    assert_same(model, Packed(TOKENIZER), reviews, SIZES[sizes], expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_company_of_a_review_changes_nothing(reviews: TokenizedReviews, expected: Any, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    model, layout = tiny_distilbert(), Packed(Tokenizer())
+    rng, model = np.random.default_rng(seed), tiny_distilbert()
     enable(model)
     for part in np.array_split(rng.permutation(len(reviews)), 5):
         sizes = Sizes(10**6, 99, (int(rng.integers(1, 9_000)),), 7)
-        inputs = layout.inputs(reviews, part.tolist(), sizes, "cpu")
+        inputs = Packed(TOKENIZER).inputs(reviews, part.tolist(), sizes, "cpu")
         del inputs["labels"]
         found = model(**inputs).logits[: len(part)]
         torch.testing.assert_close(found, expected[0][part], rtol=1e-5, atol=1e-6)
@@ -92,29 +91,20 @@ def test_the_company_of_a_review_changes_nothing(reviews: TokenizedReviews, expe
 
 def test_a_model_for_packed_batches_still_takes_padded_ones(reviews: TokenizedReviews, expected: Any) -> None:
     model = tiny_distilbert()
-    enable(model)
-    assert_same(model, PADDED, reviews, Sizes(2_048, 99), expected)
-    disable(model)
-    assert_same(model, PADDED, reviews, Sizes(2_048, 99), expected)
+    for change in (enable, disable):
+        change(model)
+        assert_same(model, Padded(TOKENIZER), reviews, Sizes(2_048, 99), expected)
     assert "packed" not in str(model.config.to_dict())
 
 
 def test_attention_has_dropout_in_training_alone(reviews: TokenizedReviews) -> None:
     model = tiny_distilbert(attention_dropout=0.5)
     enable(model)
-    inputs = Packed(Tokenizer()).inputs(reviews, [0, 1, 4], ANY, "cpu")
+    inputs = Packed(TOKENIZER).inputs(reviews, [0, 1, 4], ANY, "cpu")
     del inputs["labels"]
-    first, second = (model.train()(**inputs).logits for _ in range(2))
-    assert not torch.equal(first, second)
-    first, second = (model.eval()(**inputs).logits for _ in range(2))
-    assert torch.equal(first, second)
-
-
-def test_recomputed_activations_give_the_same_gradients(reviews: TokenizedReviews, expected: Any) -> None:
-    model = tiny_distilbert()
-    model.activation_checkpointing_enable()
-    enable(model.train())
-    assert_same(model, Packed(Tokenizer()), reviews, Sizes(2_048, 99), expected)
+    for training in (True, False):
+        first, second = (model.train(training)(**inputs).logits for _ in range(2))
+        assert torch.equal(first, second) is not training
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,7 +112,7 @@ def test_the_kernels_of_a_gpu_take_what_they_are_given(reviews: TokenizedReviews
     """Shapes and arguments alone, on torch's meta device: the two operators are not public."""
     model = tiny_distilbert(dropout=0.1).to("meta").to(dtype).train()
     enable(model)
-    inputs = Packed(Tokenizer()).inputs(reviews, [0, 3, 4], Sizes(9_000, 9, (9_000,), 6), "meta")
+    inputs = Packed(TOKENIZER).inputs(reviews, [0, 3, 4], Sizes(9_000, 9, (9_000,), 6), "meta")
     del inputs["labels"]
     logits = model(**inputs).logits
     assert logits.shape == (6, 8) and logits.dtype == dtype
@@ -134,12 +124,12 @@ def test_the_kernels_of_a_gpu_take_what_they_are_given(reviews: TokenizedReviews
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_takes_packed_batches(reviews: TokenizedReviews, dtype: torch.dtype) -> None:
     model: Any = tiny_distilbert().cuda().to(dtype)
-    assert isinstance(choose_layout(model, Tokenizer(), reviews), Packed)  # type: ignore[arg-type]
+    assert isinstance(choose_layout(model, TOKENIZER, reviews), Packed)
 
 
-def leak(*arguments: Any) -> Any:
+def leak(rows: list[torch.Tensor], *rest: Any) -> Any:
     """Attention that looks at the other reviews too."""
-    query, key, value = (tensor.transpose(0, 1)[None] for tensor in arguments[0])
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in rows)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
 
 
@@ -150,28 +140,24 @@ def no_kernel(*arguments: Any) -> Any:
 @pytest.mark.parametrize(("broken", "message"), [(leak, "differ by"), (no_kernel, "No available kernel")])
 def test_packed_batches_that_fail_their_check_are_not_used(
     reviews: TokenizedReviews,
-    expected: Any,
     broken: Any,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model, tokenizer = tiny_distilbert(), Tokenizer()
-    with monkeypatch.context() as patch:
-        patch.setattr(packed, "_attend", broken)
-        layout = choose_layout(model, tokenizer, reviews, check=True)  # type: ignore[arg-type]
-    assert isinstance(layout, Padded)
+    model = tiny_distilbert()
+    monkeypatch.setattr(packed, "_attend", broken)
+    assert type(choose_layout(model, TOKENIZER, reviews, check=True)) is Padded
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert message in caplog.text and "padded instead" in caplog.text
-    assert_same(model, layout, reviews, Sizes(2_048, 99), expected)
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_packed_batches_that_pass_their_check_are_used(
     reviews: TokenizedReviews, autocast: torch.dtype | None
 ) -> None:
-    model: Any = tiny_distilbert(dropout=0.1)
-    layout = choose_layout(model, Tokenizer(), reviews, autocast, check=True)  # type: ignore[arg-type]
-    assert isinstance(layout, Packed) and not model.training
-    few = some_reviews([3, 4])
-    assert isinstance(choose_layout(model, Tokenizer(), few, autocast, check=True), Packed)  # type: ignore[arg-type]
+    model = tiny_distilbert(dropout=0.1)
+    for some in (reviews, some_reviews([3, 4])):
+        assert isinstance(choose_layout(model, TOKENIZER, some, autocast, check=True), Packed)
+        assert not model.training
