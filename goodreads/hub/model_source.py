@@ -8,7 +8,7 @@ from goodreads.common.errors import CheckFailed, InputError
 from goodreads.common.files import locked, sha256_lines
 from goodreads.common.progress import log
 from goodreads.hub.client import attempt, connect, differences
-from goodreads.model.checkpoint import WEIGHTS, check_complete, hashes
+from goodreads.model.checkpoint import WEIGHTS, hashes, inspect
 
 SCORING_READS = (".json", ".txt", ".safetensors")
 
@@ -35,7 +35,7 @@ def find_model(
     elif re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         folder, origin = download(model, revision, cache_dir or scratch)
         try:
-            check_complete(folder)
+            inspect(folder)
         except InputError as error:  # the user knows the repository, not where it has been put
             raise InputError(str(error).replace(str(folder), model)) from error
     else:
