@@ -58,11 +58,12 @@ def inspect(folder: Path) -> list[str]:
     """
     _refuse_pointers(folder)
     weights = sorted(folder.glob(SHARDS))
+    for pattern, what in UNUSABLE.items():
+        if not weights and any(folder.glob(pattern)):
+            raise InputError(f"{folder} holds {what}")
     for name in REQUIRED:
         if not (weights if name == WEIGHTS else (folder / name).is_file()):
-            found = [f", but {what}" for pattern, what in UNUSABLE.items() if any(folder.glob(pattern))]
-            hint = found[0] if found and name == WEIGHTS else "; make a model with train.py"
-            raise InputError(f"{folder} is not a complete model: it has no {name}{hint}")
+            raise InputError(f"{folder} is not a complete model: it has no {name}; make one with train.py")
     config = read_json(folder / "config.json", "train.py")
     try:
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
