@@ -28,6 +28,20 @@ sample-hub:
 	$(RUN) evaluate_model.py --model you/goodreads-genres $(SAMPLE) --force
 	$(RUN) plot_results.py --results-dir sample/results
 
+# the README's figures of real reviews: eight genres, 90 training and 30 test reviews each
+REAL = --data-dir real/data --results-dir real/results
+real: $(VENV)/installed ## train and evaluate the stand-in that GOODREADS_REAL names, into real/; 10 minutes on a CPU
+	$(RUN) data_loader.py --source "$(GOODREADS_REAL)/goodreads" --head 120 --per-genre 120 --train-per-genre 90 \
+	  --output-dir real/data
+	$(RUN) train.py --model_name_or_path "$(GOODREADS_REAL)/models/distil-mini" $(REAL) --output_dir real/model \
+	  --learning_rate 1e-4 --num_train_epochs 4 --max_length 256
+	$(RUN) evaluate_model.py --model real/model $(REAL) --force
+	$(RUN) evaluate_model.py --model tfidf $(REAL) --force
+	$(RUN) plot_results.py --results-dir real/results --compare tfidf,local
+
+readme: ## put the results of `make sample` and `make real` into the README
+	$(RUN) tools/update_readme.py --sample sample/results --real real/results
+
 test: $(VENV)/installed-dev ## all tests but those of the images
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
@@ -59,4 +73,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
-.PHONY: help sample sample-hub test test-images container-log check lock
+.PHONY: help sample sample-hub real readme test test-images container-log check lock
