@@ -64,16 +64,16 @@ def inspect(folder: Path) -> list[str]:
     for name in REQUIRED:
         if not (weights if name == WEIGHTS else (folder / name).is_file()):
             raise InputError(f"{folder} is not a complete model: it has no {name}; make one with train.py")
-    config = read_json(folder / "config.json", "train.py")
+    config = read_json(damaged := folder / "config.json", "train.py")
     try:
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         trained = config["architectures"][0].endswith("ForSequenceClassification")
         shapes = []
-        for path in weights:
-            with safe_open(path, framework="np") as file:
+        for damaged in weights:
+            with safe_open(damaged, framework="np") as file:
                 shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     except Exception as error:  # what a damaged file may hold has no end
-        raise InputError(f"{folder} is not a whole classifier, or damaged: {error!r}") from error
+        raise InputError(f"{damaged} is damaged ({error!r}); copy it again, or train again") from error
     if not trained or not any(shape[:1] == [len(labels)] for shape in shapes):
         raise InputError(f"{folder} has no trained classifier; fine-tune it with train.py")
     return labels
