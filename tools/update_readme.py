@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Replace the marked parts and the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sample", type=Path, help="results of `make sample`")
     parser.add_argument("--real", type=Path, help="results of `make real`")
     options = parser.parse_args()
@@ -33,7 +35,10 @@ def fill(name: str, source: Path) -> None:
     text = source.read_text(encoding="utf-8").strip()
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
     changed, count = re.subn(
-        pattern, lambda found: found[1] + text + "\n" + found[2], readme.read_text(encoding="utf-8"), flags=re.S
+        pattern,
+        lambda found: found[1] + text + "\n" + found[2],
+        readme.read_text(encoding="utf-8"),
+        flags=re.S,
     )
     if count != 1:
         raise SystemExit(f"README.md has {count} parts marked {name!r}, not one")

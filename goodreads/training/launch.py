@@ -130,11 +130,11 @@ def _try_out(arguments: transformers.TrainingArguments) -> None:
     with _naming("--report_to"):
         for logger in get_reporting_integration_callbacks(arguments.report_to):
             logger()
-    with _naming(f"--optim {arguments.optim}"):
+    with _naming("--optim " + arguments.optim):
         kind, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
         optimizer = kind(layer.parameters(), **options)
     schedule, extra = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
-    with _naming(f"--lr_scheduler_type {schedule}, --lr_scheduler_kwargs {extra}"):
+    with _naming(f"--lr_scheduler_kwargs {extra}, --lr_scheduler_type " + schedule):
         transformers.get_scheduler(schedule, optimizer, 0, 100, extra)  # type: ignore[arg-type]
 
 
