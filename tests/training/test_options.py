@@ -78,7 +78,9 @@ def test_every_flag_of_transformers_is_honoured_or_refused_with_a_reason() -> No
                 options.parse(None, [f"--{field.name}", "secret"])
 
 
-@pytest.mark.parametrize(("name", "effective"), [("default", 16), ("report", 128), ("sample", 32)])
+@pytest.mark.parametrize(
+    ("name", "effective"), [("default", 16), ("report", 128), ("sample", 32), ("more-data", 32)]
+)
 def test_the_recipes_are_accepted(name: str, effective: int) -> None:
     made, plan = complete("--recipe", name)
     assert plan.effective == effective
@@ -129,7 +131,7 @@ def test_a_number_outside_its_range_is_refused(recipe: Any, line: str) -> None:
     [
         ("--lr 1", ("--lr", "did you mean --learning_rate")),
         ("--num_train_epochs many", ("invalid float value: 'many'",)),
-        ("--recipe nothing", ("--recipe nothing", "default, report, sample")),
+        ("--recipe nothing", ("--recipe nothing", "default, more-data, report, sample")),
         ("--gradient-accumulation-steps 4", ("--effective_batch_size",)),
         ("--fsdp full_shard", ("torchrun",)),
         ("--hub_token secret", ("never goes on a command line",)),
