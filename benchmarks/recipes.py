@@ -19,12 +19,13 @@ goes on. The table compares each variant with the first: mean difference, 95 % i
 bootstrap over seeds and test reviews together. A GPU takes --workers 8; two CPU cores take minutes a run.
 """
 
-import argparse
 import io
 import json
 import logging
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
@@ -38,7 +39,7 @@ import torch
 import transformers
 import yaml
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from goodreads.common import machine
@@ -115,30 +116,24 @@ class RDropTrainer(GenreTrainer):
         inputs = self.layout.inputs(self.train_dataset, indices, self.sizes, self.args.device)
         labels, n = inputs.pop("labels"), len(indices)
         with self.compute_loss_context_manager():
-            both = [log_softmax(model(**inputs).logits.float()[:n], dim=1) for _ in range(2)]
-            parts = [cross_entropy(one, labels[:n], reduction="sum") / 2 for one in both]
-            for one, other in (both, both[::-1]):
-                parts.append(
-                    self.divergence_weight / 2 * kl_div(one, other, reduction="sum", log_target=True)
-                )
-            total = torch.stack(parts).sum()
+            one, two = (log_softmax(model(**inputs).logits.float()[:n], dim=1) for _ in range(2))
+            total = nll_loss((one + two) / 2, labels[:n], reduction="sum")
+            apart = partial(kl_div, reduction="sum", log_target=True)
+            total += self.divergence_weight * (apart(one, two) + apart(two, one)) / 2
         self.accelerator.backward(total * weight)
         return total.detach() * weight
 
 
 def decayed_groups(model: Any, arguments: transformers.TrainingArguments, decay: float) -> list[Options]:
     """AdamW's parameter groups, with a learning rate that falls by ``decay`` per layer."""
-    layers, groups = model.config.num_hidden_layers, []
+    groups, top = [], model.config.num_hidden_layers + 1
     for name, weights in model.named_parameters():
-        depth = 0 if ".embeddings." in name else layers + 1
-        if ".layer." in name:
-            depth = 1 + int(name.partition(".layer.")[2].split(".")[0])
+        layer = re.search(r"\.layer\.(\d+)\.", name)
+        depth = int(layer[1]) + 1 if layer else 0 if ".embeddings." in name else top
         plain = name.endswith("bias") or "norm" in name.lower()
-        groups.append({
-            "params": [weights],
-            "lr": arguments.learning_rate * decay ** (layers + 1 - depth),
-            "weight_decay": 0.0 if plain else arguments.weight_decay,
-        })  # fmt: skip
+        rate = arguments.learning_rate * decay ** (top - depth)
+        decayed = 0.0 if plain else arguments.weight_decay
+        groups.append({"params": [weights], "lr": rate, "weight_decay": decayed})
     return groups
 
 
@@ -265,7 +260,7 @@ def two_way_bootstrap(values: NDArray[np.float64]) -> Interval:
     return float(np.nanmean(values)), float(low), float(high), min(1.0, 2 * float(tail) + 1 / RESAMPLES)
 
 
-def table(records: list[Record], variants: list[str]) -> tuple[str, dict[str, Interval]]:
+def table(records: list[Record], variants: Sequence[str]) -> tuple[str, dict[str, Interval]]:
     """A line per variant; and the accuracies with their intervals."""
     lines = ["| variant | seeds | accuracy | loss | difference | p |", "|---" * 6 + "|"]
     intervals, first = {}, variants[0]
@@ -300,8 +295,8 @@ def draw_curve(intervals: dict[str, Interval], seeds: int, path: Path) -> None:
     figure.savefig(path)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def main() -> None:
+    """Do the runs that are missing; print the table."""
     parser = Parser(__doc__, prog="benchmarks.recipes")
     add = parser.add_argument
     add("--setting", choices=tuple(SETTINGS), default="two", help="genres and training reviews")
@@ -312,23 +307,15 @@ def parse() -> argparse.Namespace:
     add("--figure", type=Path, help="with --setting curve: draw it")
     options = parser.parse_args()
     if "GOODREADS_REAL" not in os.environ:
-        raise InputError(
-            "GOODREADS_REAL is not set; it names a folder with goodreads/ and models/distil-mini"
-        )
-    options.variants = options.variants or list(GRIDS[options.setting])
-    return options
-
-
-def main() -> None:
-    """Do the runs that are missing; print the table."""
-    options = parse()
+        raise InputError("GOODREADS_REAL is not set; it names a folder of reviews and models/distil-mini")
+    variants = options.variants or GRIDS[options.setting]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     options.runs.touch()
     records = [json.loads(line) for line in options.runs.read_text(encoding="utf-8").splitlines()]
     records = [record for record in records if record["setting"] == options.setting]
     known = {(record["variant"], record["seed"]) for record in records}
-    tasks = [(v, seed) for seed in range(1, options.seeds + 1) for v in options.variants]
+    tasks = [(v, seed) for seed in range(1, options.seeds + 1) for v in variants]
     tasks = [task for task in tasks if task not in known]
     progress = Progress(options.setting, len(tasks), "runs")
     # forked, so that the slow imports are made once; CUDA starts in each worker
@@ -337,7 +324,7 @@ def main() -> None:
             print(json.dumps(record), file=file, flush=True)
             records.append(record)
             progress.update(1)
-    text, intervals = table(records, options.variants)
+    text, intervals = table(records, variants)
     print(text)
     if options.figure:
         draw_curve(intervals, len({record["seed"] for record in records}), options.figure)
