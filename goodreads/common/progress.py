@@ -15,16 +15,15 @@ class Progress:
 
     Args:
         label, total, unit: what is counted, how many there will be if known, and of what.
-        position: line of the terminal.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str, position: int = 0) -> None:
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.unit, self.count = label, unit, 0
         self._of = "" if total is None else f" of {total:,}"
         self._started = self._shown = time.monotonic()
         self._plain = not sys.stderr.isatty()
-        bar = {"unit": f" {unit}", "position": position, "leave": position == 0}
-        self._bar = tqdm(total=total, desc=label, disable=self._plain, **bar)
+        # of several bars at once only the first is left standing
+        self._bar = tqdm(total=total, desc=label, unit=f" {unit}", leave=None, disable=self._plain)
 
     def update(self, n: int) -> None:
         """Count ``n`` more units."""

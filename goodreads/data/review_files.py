@@ -40,7 +40,7 @@ class ReviewFile:
         bad_lines: a message for each line that is not a review and was left out.
     """
 
-    def __init__(self, source: str, limits: Limits, genre: str, stop: Event, position: int = 0) -> None:
+    def __init__(self, source: str, limits: Limits, genre: str, stop: Event) -> None:
         """Open nothing before the first line is asked for.
 
         Args:
@@ -48,13 +48,12 @@ class ReviewFile:
             limits: patience with the network.
             genre: slug.
             stop: when set, waits and reads end in an InputError.
-            position: line of the terminal where the progress is shown.
         """
         self.genre, self.count, self.bytes_read = genre, 0, 0
         self.bad_lines: list[str] = []
         self.where = f"{'sample:' if source == 'sample' else source.rstrip('/') + '/'}{file_name(genre)}"
         self.name = f"{genre}: {self.where}"
-        self._source, self._stop, self._limits, self._position = source, stop, limits, position
+        self._source, self._stop, self._limits = source, stop, limits
 
     def lines(self, limit: int | None = None) -> Generator[bytes, None, None]:
         """The first ``limit`` lines (None: all); the last may lack its newline.
@@ -62,7 +61,7 @@ class ReviewFile:
         Raises:
             InputError: the file is missing, not gzip, damaged, truncated or cannot be fetched.
         """
-        progress = Progress(self.genre, limit, "reviews", self._position)
+        progress = Progress(self.genre, limit, "reviews")
         try:
             with self._open(limit) as raw, igzip.open(raw) as file:
                 for line in islice(file, limit):
@@ -127,7 +126,7 @@ def read_genres(
         For each genre its file, and what ``work`` returned.
     """
     stop = Event()
-    files = [ReviewFile(source, limits, genre, stop, position) for position, genre in enumerate(genres)]
+    files = [ReviewFile(source, limits, genre, stop) for genre in genres]
     results = [Future[T]() for _ in files]
 
     def run(file: ReviewFile, result: Future[T]) -> None:

@@ -13,21 +13,21 @@ from tests.helpers import ROOT
 
 
 def test_a_log_gets_plain_lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    with caplog.at_level("INFO", "goodreads"):
-        for seconds in (0, 10):
-            monkeypatch.setattr(progress, "SECONDS", seconds)
-            score = progress.Progress("score", 3000 if seconds else None, "reviews")
-            score.update(1000)
-            score.close()
-    assert [line.rpartition(",")[0] for line in caplog.messages] == [
-        *["score: 1,000 reviews"] * 2, "score: 1,000 of 3,000 reviews",
-    ]  # fmt: skip
+    caplog.set_level("INFO", "goodreads")
+    for seconds, total in ((0, None), (10, 3000)):
+        monkeypatch.setattr(progress, "SECONDS", seconds)
+        score = progress.Progress("score", total, "reviews")
+        score.update(1000)
+        score.close()
+    of_none, of_many = "score: 1,000 reviews", "score: 1,000 of 3,000 reviews"
+    assert [line.rpartition(",")[0] for line in caplog.messages] == [of_none, of_none, of_many]
 
 
 def test_a_terminal_gets_a_bar() -> None:
     code = "from goodreads.common.progress import Progress\np = Progress('score', 9, 'reviews')\n"
-    code += "p.update(9)\np.close()"
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (24, 80))
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=there, check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"{code}p.update(9)\np.close()"], cwd=ROOT, stderr=there, check=True
+    )
     assert b"score: 100%" in os.read(here, 4096)
