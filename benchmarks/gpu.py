@@ -60,7 +60,7 @@ def time_training(folder: Path, shape: dict[str, int], recipe: str, steps: int) 
     """A recipe from its first step and again warm, and what the GPU does meanwhile."""
     batch, device = RECIPES[recipe][0], machine.choose_device().type
     reviews = random_reviews(review_lengths(6_400), shape["vocab_size"])
-    precision = machine.choose_precision(device)[0]
+    precision = machine.choose_precision(device)
     mixed = {precision: True} if precision != "float32" else {}
     figures: dict[str, Any] = {}
     for state in ("", "_warm"):

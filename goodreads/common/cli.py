@@ -6,23 +6,21 @@ any other error, 128 + signal number when stopped by a signal.
 
 import argparse
 import difflib
-import io
 import logging
 import os
 import re
-import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from goodreads.common.errors import Ended, InputError
 from goodreads.common.files import remove_temporaries
 from goodreads.common.progress import log
 
-LONGEST = 2000  # characters of a library's message
 _secrets: set[str] = set()
 
 
@@ -39,9 +37,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str | None, **kwargs: Any) -> None:
-        super().__init__(
-            description=(doc or "").strip(), formatter_class=HelpFormatter, allow_abbrev=False, **kwargs
-        )
+        super().__init__(description=doc, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
         self.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
     def format_help(self) -> str:
@@ -50,43 +46,39 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError, which names similar options if one is unknown."""
-        if unknown := re.search(r"unrecognized arguments: (?:.* )?--?([\w-]+)", message):
-            similar = similar_options(unknown[1], re.findall(r"--[\w-]+", self.format_usage()))
-            message += f"; did you mean {' or '.join(similar)}?" if similar else ""
+        unknown = re.search(r"unrecognized arguments: (?:.* )?--?([\w-]+)", message)
+        if unknown and (similar := similar_options(unknown[1], self.format_usage())):
+            message += f"; did you mean {' or '.join(similar)}?"
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def similar_options(name: str, options: list[str]) -> list[str]:
-    """At most three of the options that ``name`` may stand for: by initials, as a part of it, by spelling."""
+def similar_options(name: str, usage: str) -> list[str]:
+    """At most three options of the usage that ``name`` may stand for: by initials, or by spelling."""
     name = name.replace("-", "_")
-    known = {option.strip("-").replace("-", "_"): option for option in options}
+    known = {option.strip("-").replace("-", "_"): option for option in re.findall(r"--[\w-]+", usage)}
     found = [key for key in known if name == "".join(word[:1] for word in key.split("_"))]
-    found += [key for key in known if len(name) > 2 and name in key]
-    found += difflib.get_close_matches(name, known, n=2, cutoff=0.7)
-    return [known[key] for key in dict.fromkeys(found)][:3]
+    return [known[key] for key in (found + difflib.get_close_matches(name, known))[:3]]
 
 
 def whole_number(text: str, least: int = 0) -> int:
-    """argparse type: an integer of at least 0."""
+    """argparse type: an integer of at least ``least``."""
     if text.isdecimal() and least <= int(text) <= sys.maxsize:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
 
 
-def positive_int(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    return whole_number(text, 1)
+positive_int = partial(whole_number, least=1)
 
 
 def hide(secret: str | None) -> None:
     """Never let ``secret`` appear in an error, a traceback or the log."""
     if secret and len(secret.strip()) > 3:
-        _secrets.update({secret, secret.strip()})
+        _secrets.add(secret.strip())
 
 
 def redacted(text: str) -> str:
     """The text with every known secret, and every password in a URL, replaced by ``***``."""
-    for secret in sorted(_secrets, key=len, reverse=True):
+    for secret in _secrets:
         text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
     return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
@@ -115,9 +107,8 @@ def _prepare(prog: str) -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed; the next file would take its number and get its output
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if mode == "w":
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     hide(os.environ.get("HF_TOKEN"))
     hide(os.environ.get("HUGGING_FACE_HUB_TOKEN"))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Handler()])
@@ -144,23 +135,16 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 def _report(error: BaseException, prog: str) -> int:
     """Print what went wrong as one line, whatever the message holds, and return the exit status."""
-    if isinstance(error, BrokenPipeError):
-        pipes = select.poll()
-        for number in (1, 2):
-            pipes.register(number, 0)
-        if pipes.poll(0):  # nobody reads our output any more, as after ``| head``
-            return 128 + signal.SIGPIPE
     if "--debug" in sys.argv[1:] or os.environ.get("GOODREADS_DEBUG", "0") not in ("", "0"):
         print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     if isinstance(error, Ended):
         said, status = str(error), error.status
     elif isinstance(error, KeyboardInterrupt):
         said, status = "interrupted", 128 + signal.SIGINT
+    elif isinstance(error, BrokenPipeError):  # as after ``| head``
+        said, status = f"nobody reads what is written ({error})", 128 + signal.SIGPIPE
     else:
-        hint = "for the traceback run again with --debug"
-        if isinstance(error, ModuleNotFoundError):
-            hint = "what the scripts need is installed by: pip install -r requirements.txt"
-        said, status = f"{type(error).__name__}: {str(error)[:LONGEST]}; {hint}", 2
+        said, status = f"{type(error).__name__}: {str(error)[:2000]}; --debug shows the traceback", 2
     line = " ".join(redacted(said).split())
     line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], line)
     with suppress(OSError):  # nobody reads it

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +24,10 @@ LOCK = ".goodreads-lock"
 _temporaries: set[Path] = set()
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a new name beside ``path`` for what will become ``path``; what is left of it is removed."""
-    made = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}{SUFFIX}")
-    _temporaries.add(made)
-    try:
-        yield made
-    finally:
-        _temporaries.discard(made)
-        _remove(made)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there."""
-    shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):
-        path.unlink()
-
-
 def remove_temporaries() -> None:
-    """Remove every temporary file and folder of this process, before it ends at once."""
+    """Remove every temporary folder of this process, before it ends at once."""
     for path in list(_temporaries):
-        _remove(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -88,14 +69,13 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            said = f"another run is writing to {folder}"
             if not wait:
-                raise InputError(f"{said}; wait for it to end, or name another folder") from None
-            log.warning("%s; waiting for it to end", said)
+                raise InputError(f"another run is writing to {folder}; name another folder") from None
+            log.warning("another run is writing to %s; waiting for it to end", folder)
             held = lock.acquire()
     with held:
         for leftover in set(real.glob(f".*{SUFFIX}")) - _temporaries:
-            _remove(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
@@ -114,27 +94,24 @@ def atomic_files(folder: Path, alone: bool = False) -> Iterator[Path]:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
     folder = Path(os.path.realpath(folder))
-    with _writing(folder), _temporary(folder / "new") as new, _temporary(folder / "old") as old:
-        new.mkdir(parents=True)
-        yield new
-        _sync(new)
-        _temporaries.difference_update({new, old})  # from here on a signal must not remove them
-        if alone:
-            old.mkdir()
-            for path in set(folder.iterdir()) - {new, old}:
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(SUFFIX, ".", folder, ignore_cleanup_errors=True) as name:
+            _temporaries.add(temporary := Path(name))
+            for part in (new := temporary / "new", old := temporary / "old"):
+                part.mkdir()
+            yield new
+            files = [path for path in new.rglob("*") if path.is_file()]
+            for path in files:  # the content reaches the disk before its new name does
+                with path.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            _temporaries.discard(temporary)  # from here on a signal must not remove it
+            for path in set(folder.iterdir()) - {temporary} if alone else ():
                 path.replace(old / path.name)
-        files = [path for path in new.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: (path.suffix == ".json", path)):
-            target = Path(os.path.realpath(folder / path.relative_to(new)))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)  # a link may lead to another disk
-
-
-def _sync(path: Path) -> None:
-    """Let the content reach the disk before its new name does."""
-    for file in (part for part in [path, *path.rglob("*")] if part.is_file()):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+            for path in sorted(files, key=lambda path: (path.suffix == ".json", path)):
+                target = Path(os.path.realpath(folder / path.relative_to(new)))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)  # a link may lead to another disk
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,11 +120,8 @@ def write_text(path: Path, text: str) -> None:
     Bytes of a path that are not UTF-8 become backslash escapes, which JSON reads back.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
-    with _writing(path), _temporary(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        _sync(temporary)
-        temporary.replace(path)
+    with atomic_files(path.parent) as folder:
+        (folder / path.name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -166,13 +140,13 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         InputError: it is missing, not readable, or not a JSON object.
     """
     try:
-        document: object = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("not a JSON object")
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; make it with: {made_by}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged or not readable ({error}); make it again: {made_by}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object; make it again with: {made_by}")
     return document
 
 
@@ -184,7 +158,4 @@ def sha256_file(path: Path) -> str:
 
 def sha256_lines(lines: Iterable[str]) -> str:
     """Hex SHA-256 of the lines in UTF-8, each ended by a newline (as ``printf '%s\\n' ... | sha256sum``)."""
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()

@@ -3,10 +3,9 @@
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import torch
@@ -17,8 +16,7 @@ PACKAGES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "hu
 CONTAINER_HINT = "in a container, start it with `--gpus all` on a host that has the NVIDIA container toolkit"
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """Where the work runs: ``type`` is cuda, mps or cpu; ``reason`` says why, for the log."""
 
     type: str
@@ -55,13 +53,11 @@ def gpu_asked_for() -> str | None:
     return f"NVIDIA_VISIBLE_DEVICES={devices}" if devices not in ("", "void", "none") else None
 
 
-def choose_precision(device_type: str) -> tuple[str, str]:
-    """``bf16``, ``fp16`` or ``float32`` for training on a device of that type, and why."""
+def choose_precision(device_type: str) -> str:
+    """``bf16``, ``fp16`` or ``float32`` for training: mixed precision is for GPUs with CUDA."""
     if device_type != "cuda":
-        return "float32", "mixed precision is for CUDA GPUs"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16", "the GPU computes in bfloat16"
-    return "fp16", "the GPU has no bfloat16; the loss is scaled"
+        return "float32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def environment() -> dict[str, Any]:

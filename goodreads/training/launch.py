@@ -106,7 +106,7 @@ def complete(
     if device_type == "cuda":
         automatic["tf32"] = is_torch_tf32_available() or None
         if not flags.keys() & {"bf16", "fp16"}:
-            automatic[machine.choose_precision(device_type)[0]] = True
+            automatic[machine.choose_precision(device_type)] = True
     decided = {
         "output_dir": str(run.checkpoints),
         # for the Trainer a batch is a device's whole share of a step; GenreTrainer splits it

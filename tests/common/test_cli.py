@@ -44,11 +44,10 @@ def run_code(code: str, *options: str, switches: str = "", shell: str = "", **en
         ("raise CheckFailed('different')", 1, "different"),
         ("raise Interrupted(15, 'saved')", 143, "saved"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise ValueError('x' * 9999)", 2, "xxx; for the traceback run again with --debug"),
-        ("open('/no/such')", 2, "No such file or directory: '/no/such'; for the traceback"),
-        ("import no_such", 2, "No module named 'no_such'; what the scripts need is installed by: pip"),
+        ("raise ValueError('x' * 9999)", 2, "xxx; --debug shows the traceback"),
+        ("open('/no/such')", 2, "No such file or directory: '/no/such'; --debug shows"),
         ("raise BaseException('a panic')", 2, "BaseException: a panic"),
-        ("raise BrokenPipeError(32, 'of a socket')", 2, "of a socket"),
+        ("raise BrokenPipeError(32, 'of a socket')", 141, "of a socket"),
         ("raise InputError('\\x1b[31m\\x00 \\udcff \\u2028 \\u2551')", 2, "\\x1b[31m\\x00 \\udcff ║"),
     ],
 )
@@ -58,7 +57,6 @@ def test_any_exception_is_one_line(code: str, status: int, fragment: str) -> Non
 
 @pytest.mark.parametrize("switches", ["-O", "-OO", "-W error", "-I"])
 def test_any_interpreter_switches(switches: str) -> None:
-    assert_one_line_error(run_code("raise InputError('plain')", switches=switches), "x.py: error: plain")
     result = run_code("print('é║\\udcff'); sys.exit(3)", switches=switches, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (3, "")
     assert result.stdout in ("\\xe9\\u2551\\udcff\n", "é║\\udcff\n")  # -I ignores the variable
@@ -89,7 +87,6 @@ raise RuntimeError('http://user:pass%w@proxy:3128/ refused another ' + repr(t))"
     ("options", "fragment"),
     [
         ("--lr 3", "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
-        ("--learning-rte=3", "did you mean --learning_rate?"),
         ("--genre 5", "did you mean --per-genre?"),
         ("--zzz", "unrecognized arguments: --zzz (see"),
         ("--per-genre 0", "'0' is not a whole number of at least 1"),
@@ -149,16 +146,17 @@ def test_a_forked_worker_that_is_stopped_leaves_its_parents_files(tmp_path: Path
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
-def test_the_scripts_help_is_quick_and_needs_no_import_path(script: str, tmp_path: Path) -> None:
+def test_help_takes_less_than_two_seconds_of_cpu_time_and_needs_no_import_path(
+    script: str, tmp_path: Path
+) -> None:
     before = os.times()
     command = [sys.executable, "-I", str(ROOT / script), "--help"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     after = os.times()
-    assert result.returncode == 0, result.stderr
-    assert "--debug" in result.stdout
-    assert "SUPPRESS" not in result.stdout and "(default: None)" not in result.stdout
-    seconds = after.children_user - before.children_user + after.children_system - before.children_system
-    assert seconds < 2, "processor time; the slow imports belong after the command line"
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
+    assert shown.startswith(f"usage: {script}") and "--debug" in shown
+    assert "SUPPRESS" not in shown and "(default: None)" not in shown
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interpreter_without_the_packages_is_one_line(tmp_path: Path) -> None:

@@ -34,14 +34,13 @@ def test_the_gpu_or_why_not_and_the_number_format(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)  # as under docker run --cpus 2
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
+    monkeypatch.setattr(torch, "get_num_threads", threads := mock.Mock(return_value=4))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: setattr(threads, "return_value", count))
     try:
         device = machine.choose_device(**options)
-        said = f"{device.type}, {device.name} ({device.reason}): {machine.choose_precision(device.type)[0]}"
+        said = f"{device.type}, {device.name} ({device.reason}): {machine.choose_precision(device.type)}"
     except InputError as error:
         said = str(error)
-    torch.set_num_threads(before)
     assert fnmatch(said, f"{expected}*")
 
 

@@ -205,7 +205,7 @@ def test_precision_follows_the_flags_then_accelerate_then_the_gpu(
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", accelerate)
     monkeypatch.setattr(launch.transformers, "TrainingArguments", lambda **given: given)
     monkeypatch.setattr(launch, "_try_out", lambda made: None)
-    monkeypatch.setattr(launch.machine, "choose_precision", lambda device: ("bf16", ""))
+    monkeypatch.setattr(launch.machine, "choose_precision", lambda device: "bf16")
     made, _ = complete(*words, device=device)
     assert [name for name in ("bf16", "fp16") if made.get(name)] == expected
 
