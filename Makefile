@@ -13,7 +13,7 @@ sample: $(VENV)/installed ## the whole pipeline on generated reviews and a Hub o
 	$(RUN) evaluate_model.py --model sample/model $(SAMPLE) --force
 	$(RUN) plot_results.py --results-dir sample/results
 	rm -rf sample/hub
-	$(RUN) tools/loopback_hub.py --root sample/hub --user you --token-file sample/hub/token \
+	$(RUN) tools/loopback_hub.py --user you --token-file sample/hub/token \
 	  --url-file sample/hub/url & hub=$$!; trap "kill $$hub" EXIT; \
 	while kill -0 $$hub && [ ! -s sample/hub/url ]; do sleep 0.2; done; $(MAKE) --no-print-directory sample-hub
 

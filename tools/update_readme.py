@@ -6,7 +6,6 @@ The text between `<!-- NAME -->` and `<!-- end of NAME -->` in README.md is repl
 """
 
 import argparse
-import re
 import shutil
 from pathlib import Path
 
@@ -15,9 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Replace the marked parts and the pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sample", type=Path, help="results of `make sample`")
     parser.add_argument("--real", type=Path, help="results of `make real`")
     options = parser.parse_args()
@@ -32,17 +29,13 @@ def main() -> None:
 def fill(name: str, source: Path) -> None:
     """Replace the part of README.md that is marked with ``name`` by the text of ``source``."""
     readme = ROOT / "README.md"
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise SystemExit(f"README.md has no part marked {name!r}")
     text = source.read_text(encoding="utf-8").strip()
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-    changed, count = re.subn(
-        pattern,
-        lambda found: found[1] + text + "\n" + found[2],
-        readme.read_text(encoding="utf-8"),
-        flags=re.S,
-    )
-    if count != 1:
-        raise SystemExit(f"README.md has {count} parts marked {name!r}, not one")
-    readme.write_text(changed, encoding="utf-8")
+    readme.write_text(f"{before}{start}{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Errors name the call, the status and the Hub's own reason, never the request, whose headers hold the token.
 """
 
+import math
 import time
 from collections.abc import Callable, Container
 from json import JSONDecodeError
@@ -15,23 +16,20 @@ from huggingface_hub import HfApi, constants, errors, get_session, get_token
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 
 from goodreads.common.cli import hide
-from goodreads.common.errors import InputError
+from goodreads.common.errors import Ended, InputError
 from goodreads.common.progress import log
 
-ATTEMPTS, FIRST_PAUSE = 4, 0.5  # tries of a call; seconds before the second, doubled each time
+PAUSES = (0.5, 1.0, 2.0, math.inf)  # seconds between the tries of a call; none follows the last
 LONGEST_PAUSE = 120.0  # seconds; a Hub that asks for more is not asked again
 TIMEOUT = 60.0  # seconds without an answer; the client's own default is no limit
-TRANSIENT = {408, 429, 500, 502, 503, 504}
-NOT_THE_HUB = (JSONDecodeError, KeyError, TypeError, AttributeError)  # what the client makes of a web page
 HINTS: dict[object, str] = {  # what a refusal means, by its class or status
     errors.RepositoryNotFoundError: "no such repository, or a private one that this token cannot see; ",
     errors.RevisionNotFoundError: "no such revision; ",
-    401: "the Hub refuses the token (401); ",
+    401: "the Hub refuses the token (401); set HF_TOKEN or HF_TOKEN_PATH, or log in with hf auth login; ",
     **dict.fromkeys((409, 412), "it was changed by somebody else during the push; look, then run again; "),
 }
 
 T = TypeVar("T")
-E = TypeVar("E", bound=BaseException)
 
 
 def connect() -> HfApi:
@@ -51,64 +49,55 @@ def connect() -> HfApi:
     return HfApi(token=token or False)
 
 
-def attempt(what: str, call: Callable[[], T]) -> T:
-    """The result of an idempotent call, repeated after a temporary failure.
+def attempt(what: str, call: Callable[[HfApi], T]) -> T:
+    """What ``call`` makes of the client; repeated as a whole after a temporary failure.
 
     Raises:
         InputError: it failed for good; the message names ``what``.
     """
-    for number in range(1, ATTEMPTS + 1):
+    api = connect()
+    for pause in PAUSES:
         try:
             get_session().timeout = TIMEOUT  # each time: the library replaces a session that failed
-            return call()
+            return call(api)
+        except Ended:
+            raise
         except Exception as error:
-            pause = _pause(error, number)
-            if pause is None or number == ATTEMPTS:
-                raise InputError(f"{what}: {reason(error)}") from error
-            log.warning("%s: %s; trying again in %.1f s", what, reason(error), pause)
-            time.sleep(pause)
+            reason, wait = _judge(error)
+            if (wait := max(wait, pause)) > LONGEST_PAUSE:
+                raise InputError(f"{what}: {reason}") from error
+            log.warning("%s: %s; trying again in %.1f s", what, reason, wait)
+            time.sleep(wait)
     raise AssertionError("the loop returns or raises")
 
 
-def _pause(error: Exception, number: int) -> float | None:
-    """Seconds to wait after try ``number``; None if another try cannot help or would come too late."""
-    pause: float = FIRST_PAUSE * 2 ** (number - 1)
-    if refusal := _cause(error, errors.HfHubHTTPError):
-        pause = max(pause, _retry_after(refusal.response))
-        return pause if refusal.response.status_code in TRANSIENT and pause <= LONGEST_PAUSE else None
-    return pause if _cause(error, httpx2.TransportError) else None
+def _judge(error: Exception) -> tuple[str, float]:
+    """Why a call failed, in one line; and the least seconds until another try, endless if none can help."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, errors.HfHubHTTPError):
+            return _judge_refusal(cause)
+        if isinstance(cause, httpx2.TransportError):
+            address = constants.ENDPOINT or "HF_ENDPOINT="
+            return f"the Hub at {address} cannot be reached ({type(cause).__name__}: {cause})", 0.0
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, JSONDecodeError | KeyError | TypeError | AttributeError):  # of a web page
+        reason = f"what answers at {constants.ENDPOINT} is not the Hub (a proxy or a login page in between?)"
+        return reason, math.inf
+    return f"{type(error).__name__}: {error}", math.inf
 
 
-def reason(error: Exception) -> str:
-    """Why a call failed, in one line."""
-    if refusal := _cause(error, errors.HfHubHTTPError):
-        status, wait = refusal.response.status_code, _retry_after(refusal.response)
-        hint = HINTS.get(type(refusal), HINTS.get(status, ""))
-        words = " ".join((refusal.server_message or "without a reason").split())
-        return f"{hint}the Hub answered {status}: {words}" + (
-            f"; it asks to wait {wait:.0f} s" if wait else ""
-        )
-    if failure := _cause(error, httpx2.TransportError):
-        address = constants.ENDPOINT or "HF_ENDPOINT="
-        return f"the Hub at {address} cannot be reached ({type(failure).__name__}: {failure})"
-    if isinstance(error, NOT_THE_HUB):
-        return f"what answers at {constants.ENDPOINT} is not the Hub (a proxy or a login page in between?)"
-    return f"{type(error).__name__}: {error}"
-
-
-def _cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The first of this kind among an error and what caused it."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    """Seconds that a server asks to wait, by the Hub's rate limit header or Retry-After; 0 if it does not."""
-    limit = parse_ratelimit_headers(response.headers)
-    if limit and not limit.remaining:
-        return float(limit.reset_in_seconds)
-    return urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
+def _judge_refusal(refusal: errors.HfHubHTTPError) -> tuple[str, float]:
+    """The same for an error that the Hub has answered with, which may ask to wait, in one of two headers."""
+    status, headers = refusal.response.status_code, refusal.response.headers
+    wait = urllib3.Retry().parse_retry_after(headers.get("Retry-After", "0"))
+    if (limit := parse_ratelimit_headers(headers)) and not limit.remaining:
+        wait = float(limit.reset_in_seconds)
+    hint = HINTS.get(type(refusal), HINTS.get(status, ""))
+    words = " ".join((refusal.server_message or "without a reason").split())
+    asks = f"; it asks to wait {wait:.0f} s" if wait else ""
+    passing = status >= 500 or status in (408, 429)
+    return f"{hint}the Hub answered {status}: {words}{asks}", wait if passing else math.inf
 
 
 def differences(api: HfApi, repo: str, revision: str, folder: Path, ignored: Container[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """The model card and the split manifest that are published with a model, made from results files alone."""
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from goodreads.data.genres import GENRES
 from goodreads.data.split_store import read_manifest, read_split
 from goodreads.model.checkpoint import SCRATCH
 
+TEMPLATE = Path(__file__).with_name("model_card.md")
 MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # a model of the Hub; a folder has no page to link to
 
 
-def render(repo: str, tag: str, documents: dict[str, Any], pictures: Collection[str], code: str) -> str:
+def render(repo: str, tag: str, documents: dict[str, Any]) -> str:
     """The README.md of a model repository.
 
     Args:
@@ -22,25 +22,17 @@ def render(repo: str, tag: str, documents: dict[str, Any], pictures: Collection[
         tag: the revision that readers should name.
         documents: ``result`` (eval_results_local.json), ``training`` (training_log.json), ``manifest`` (of
             the data) and ``baseline`` (eval_results_tfidf.json, or None).
-        pictures: names of those in the repository.
-        code: where the code is; empty if unknown.
 
     Raises:
         KeyError, jinja2.UndefinedError: a document lacks an entry.
     """
-    folder, strict = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=folder, undefined=strict, trim_blocks=True, lstrip_blocks=True)
+    strict: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     base = documents["training"]["settings"]["model_name_or_path"]
-    base_on_hub = base != SCRATCH and MODEL_ID.fullmatch(base) and not Path(base).is_dir()
-    return environment.get_template("model_card.md").render(
-        documents | {"repo": repo, "tag": tag, "pictures": pictures, "code": code},
-        scratch=base == SCRATCH,
-        base=base if base_on_hub else Path(base).name,
-        base_on_hub=base_on_hub,
-        genre_names=GENRES,
-        confusions=_confusions(documents["result"]),
-        number="{:.4f}".format,
-    )
+    on_hub = base != SCRATCH and MODEL_ID.fullmatch(base) and not Path(base).is_dir()
+    template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), **strict)
+    texts = {"repo": repo, "tag": tag, "base": base if on_hub else Path(base).name, "base_on_hub": on_hub}
+    numbers = {"number": "{:.4f}".format, "confusions": _confusions(documents["result"])}
+    return str(template.render(documents | texts | numbers | {"genre_names": GENRES}))
 
 
 def _confusions(result: dict[str, Any], most: int = 3) -> list[tuple[float, str, str]]:

@@ -1,13 +1,16 @@
 """A model by the name of a folder, or of a Hub repository, which is fetched and checked by hash."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import HfApi
 
 from goodreads.common.errors import CheckFailed, InputError
 from goodreads.common.files import locked, sha256_lines
 from goodreads.common.progress import log
-from goodreads.hub.client import attempt, connect, differences
+from goodreads.hub.client import attempt, differences
 from goodreads.model.checkpoint import WEIGHTS, hashes, inspect
 
 SCORING_READS = (".json", ".txt", ".safetensors")
@@ -33,15 +36,15 @@ def find_model(
         if revision:
             raise InputError(f"--revision is for Hub repositories, and --model {model} is a folder")
     elif re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        folder, origin = download(model, revision, cache_dir or scratch)
+        what = f"--model {model}" + (f" --revision {revision}" if revision else "")
+        folder, origin = attempt(what, lambda api: download(api, model, revision, cache_dir or scratch))
         try:
             inspect(folder)
         except InputError as error:  # the user knows the repository, not where it has been put
             raise InputError(str(error).replace(str(folder), model)) from error
     else:
         raise InputError(
-            f"--model {model}: no such folder; make it with: python train.py --output_dir {model}, "
-            "or name a Hub repository as user/name"
+            f"--model {model}: no such folder; make it with: python train.py --output_dir {model}"
         )
     files = hashes(folder)
     shards = [f"{name} {digest}" for name, digest in files.items() if name.endswith(".safetensors")]
@@ -49,43 +52,37 @@ def find_model(
     return folder, origin | {"files_sha256": files, "weights_sha256": weights}
 
 
-def download(repo: str, revision: str | None, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
+def download(api: HfApi, repo: str, revision: str | None, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
     """Fetch a model's files at one commit, and check each against the Hub's hash.
 
     Args:
+        api: the client.
         repo: ``user/name``.
         revision: branch, tag or commit, resolved by the Hub; None for its main branch.
         cache_dir: the files go to a folder per commit in it. Those that are there already are checked in the
-            same way, and fetched again where the hash is not the Hub's.
+            same way; where one is not the Hub's, all are fetched again.
 
     Returns:
         The folder, and what is known of the files' origin, for the results file.
 
     Raises:
-        InputError: no such repository or revision, no access, the Hub is down, no safetensors.
+        InputError: the repository has no safetensors.
         CheckFailed: a fetched file is not what the Hub says it is.
     """
-    api, what = connect(), f"--model {repo}" + (f" --revision {revision}" if revision else "")
-    info = attempt(what, lambda: api.model_info(repo, revision=revision))
+    info = api.model_info(repo, revision=revision)
     commit, names = str(info.sha), {sibling.rfilename for sibling in info.siblings or []}
     wanted = {name for name in names if "/" not in name and name.endswith(SCORING_READS)}
     if not any(name.endswith(".safetensors") for name in wanted):
-        raise InputError(f"{what} has no weights as safetensors, and pickles are never loaded: convert them")
+        raise InputError(f"{repo} has no weights as safetensors, and pickles are never loaded: convert them")
     folder = cache_dir / f"{repo.replace('/', '--')}--{commit}"
-
-    def wrong() -> list[str]:
-        return attempt(what, lambda: differences(api, repo, commit, folder, names - wanted))
-
-    kept = folder.is_dir() and not wrong()
-    if not kept:
-        options: dict[str, Any] = {"revision": commit, "local_dir": folder, "allow_patterns": [*wanted]}
-        with locked(cache_dir):
-            folder.mkdir(exist_ok=True)
-            for name in wrong():
-                (folder / name).unlink(missing_ok=True)
-            attempt(what, lambda: api.snapshot_download(repo, **options))
-            if damaged := wrong():
-                raise CheckFailed(f"{what}: {damaged[0]} was damaged on the way (its hash is not the Hub's)")
-    log.info("%s: commit %s, %d files, all checked%s", what, commit, len(wanted), " (kept)" * kept)
-    cache = f"{len(wanted)} of {len(wanted)} files, checked" if kept else "fresh"
-    return folder, {"source": repo, "revision": revision, "commit": commit, "cache": cache}
+    damaged: list[str] = []
+    with locked(cache_dir):
+        for _ in range(2):  # files that an earlier run has kept may have been changed since
+            api.snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=[*wanted])
+            if not (damaged := differences(api, repo, commit, folder, names - wanted)):
+                break
+            shutil.rmtree(folder)
+    if damaged:
+        raise CheckFailed(f"{repo}: {damaged[0]} was damaged on the way (its hash is not the Hub's)")
+    log.info("--model %s: commit %s, %d files, all checked", repo, commit, len(wanted))
+    return folder, {"source": repo, "revision": revision, "commit": commit}

@@ -37,7 +37,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def hub(tmp_path: Path, settings: Settings, pauses: list[float]) -> Iterator[LoopbackHub]:
-    with LoopbackHub(tmp_path / "hub", {"hf_SECRET": Token("ada")}) as hub:
+    with LoopbackHub({"hf_SECRET": Token("ada")}) as hub:
         settings(HF_ENDPOINT=hub.url)
         yield hub
 

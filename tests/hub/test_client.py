@@ -1,5 +1,6 @@
 """Calls to the Hub that fail: repeated if that can help, else one line with the Hub's own reason."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -7,7 +8,7 @@ import pytest
 
 from goodreads.common import cli
 from goodreads.common.errors import InputError
-from goodreads.hub.client import ATTEMPTS, attempt, connect
+from goodreads.hub.client import PAUSES, attempt
 from tests.hub.conftest import Settings
 from tools.loopback_hub import Fault, LoopbackHub, Repo
 
@@ -15,8 +16,7 @@ INFO = "/api/models/ada/genres$"
 
 
 def ask() -> None:
-    api = connect()
-    attempt("ada/genres", lambda: api.model_info("ada/genres"))
+    attempt("ada/genres", lambda api: api.model_info("ada/genres"))
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,7 @@ def ask() -> None:
         (403, "GatedRepo", "Access to model x is restricted", ""),
         (404, "RepoNotFound", "Repository not found", "no such repository, or a private one"),
         (404, "RevisionNotFound", "Invalid rev id: v9", "no such revision"),
-        (401, "", "Invalid credentials in Authorization header", "the Hub refuses the token (401)"),
-        (403, "", "Private repository storage limit reached", ""),
+        (401, "", "Invalid credentials", "the Hub refuses the token (401); set HF_TOKEN or HF_TOKEN_PATH"),
         (412, "", "A commit has happened since", "it was changed by somebody else"),
         (500, "", "Internal error 42", ""),
     ],
@@ -35,12 +34,10 @@ def test_a_refusal_is_reported_with_the_reason_of_the_hub(
     hub: LoopbackHub, status: int, code: str, message: str, expected: str
 ) -> None:
     hub.faults.append(Fault("status", path=INFO, status=status, code=code, message=message, times=None))
-    with pytest.raises(InputError) as raised:
+    said = f"^ada/genres: {re.escape(expected)}.*the Hub answered {status}: {message}"
+    with pytest.raises(InputError, match=said):
         ask()
-    said = str(raised.value)
-    assert said.startswith(f"ada/genres: {expected or 'the Hub answered'}")
-    assert f"the Hub answered {status}: {message}" in said
-    assert len(hub.requests) == (ATTEMPTS if status == 500 else 1)
+    assert len(hub.requests) == (len(PAUSES) if status == 500 else 1)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +57,6 @@ def test_a_hub_that_asks_to_wait_is_given_the_time(
         ask()
 
 
-def test_a_web_page_instead_of_the_hub_is_one_line(hub: LoopbackHub) -> None:
-    hub.faults.append(Fault("html", path=INFO))
-    with pytest.raises(InputError, match="is not the Hub"):
-        ask()
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -78,12 +69,15 @@ def test_a_web_page_instead_of_the_hub_is_one_line(hub: LoopbackHub) -> None:
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
         ({"HF_HUB_OFFLINE": "1"}, "unset the `HF_HUB_OFFLINE`"),
         ({"HF_TOKEN": ""}, "no such repository, or a private one"),
+        ({}, "what answers at .* is not the Hub"),
     ],
     ids=str,
 )
 def test_a_wrong_setting_is_one_line_without_the_token(
     hub: LoopbackHub, repo: Repo, settings: Settings, values: dict[str, str], expected: str
 ) -> None:
+    if not values:  # a login page in between
+        hub.faults.append(Fault("html", path=INFO))
     settings(**{"HF_ENDPOINT": hub.url} | values)
     with pytest.raises(InputError, match=expected) as raised:
         ask()

@@ -101,7 +101,7 @@ def world(
     (context / "model" / "config.json").chmod(0o666)
     for name in (".env", "token", "model/.token", "data/token.txt", "goodreads/.netrc"):
         (context / name).write_text(TOKEN)
-    with LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
+    with LoopbackHub({TOKEN: Token("ada")}) as hub:
         succeeded(run_script("plot_results.py", cwd=folder))
         env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
         succeeded(run_script("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))

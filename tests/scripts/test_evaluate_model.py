@@ -89,7 +89,7 @@ class Place:
 
     def edit_manifest(self, **parameters: object) -> None:
         """Publish another split manifest."""
-        repo = self.hub.repo(REPO) if self.hub else None
+        repo = self.hub.repos[REPO] if self.hub else None
         assert repo
         manifest = json.loads(repo.commits[-1].files["split_manifest.json"].content)
         manifest["parameters"] |= parameters
@@ -110,11 +110,12 @@ def published(once: Once, trained: Path, small_data: Path) -> Path:
     def make(folder: Path) -> None:
         shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("hf", "mpl"), dirs_exist_ok=True)
         shutil.copytree(small_data, folder / "data")
-        (folder / "results" / "confusion_matrix_local.png").write_bytes(b"\x89PNG\r\n\x1a\nstands for it")
-        with LoopbackHub(folder / "hub", {TOKEN: Token("ada")}) as hub:
+        for name in ("confusion_matrix_local", "per_class_metrics_local", "training_loss"):
+            (folder / "results" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\nstands for it")
+        with LoopbackHub({TOKEN: Token("ada")}) as hub:
             env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
             succeeded(run_main("push_to_hub.py", "--repo", REPO, cwd=folder, env=env))
-            repo = hub.repo(REPO)
+            repo = hub.repos[REPO]
             assert repo
             (folder / "repo").mkdir()
             for name, file in repo.commits[-1].files.items():
@@ -128,7 +129,7 @@ def place(published: Path, tmp_path: Path) -> Iterator[Place]:
     """The working folder of the Hub image, on the host: results/ with the local result, and data/."""
     for name in ("results", "data"):
         shutil.copytree(published / name, tmp_path / name)
-    with LoopbackHub(tmp_path / "hub", {TOKEN: Token("ada")}) as hub:
+    with LoopbackHub({TOKEN: Token("ada")}) as hub:
         repo = hub.create(REPO)
         repo.tags["v1"] = repo.commit({**contents(published / "repo")}, "model")
         yield Place(tmp_path, "data", hub)
@@ -289,7 +290,7 @@ def test_the_hub_model_is_scored_compared_and_summed_up_in_one_line(place: Place
     assert "| Accuracy |" in result.stdout
     assert "rebuilding" not in result.stderr
     assert closing(place.in_image(HF_REVISION="v1"))["verdict"] == "IDENTICAL"
-    model, repo = results(place.folder, "hub")["model"], place.hub and place.hub.repo(REPO)
+    model, repo = results(place.folder, "hub")["model"], place.hub and place.hub.repos[REPO]
     assert repo and (model["revision"], model["commit"]) == ("v1", repo.head)
     assert not temporary_files(place.folder)
 
