@@ -80,7 +80,7 @@ def lasting_fault(rng: random.Random, body: bytes) -> tuple[Answer, str]:
     flipped[at] ^= 1 << rng.randrange(8)
     return rng.choice(
         [
-            (Answer(200, PAGE, "text/html"), "Not a gzipped file"),
+            (Answer(200, PAGE), "Not a gzipped file"),
             (Answer(200, b""), "has 0 reviews"),
             (Answer(truncate_at=at), "cannot be read after line"),
             (Answer(200, bytes(flipped)), "cannot be read after line"),

@@ -460,7 +460,7 @@ BAD_LINE = gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in review
     ("answer", "fragments"),
     [
         (Answer(404, b"gone"), ["HTTP 404 Not Found", "--source"]),
-        (Answer(200, PAGE, "text/html"), ["Not a gzipped file"]),
+        (Answer(200, PAGE), ["Not a gzipped file"]),
         (Answer(truncate_at=20_000), ["cannot be read after line", "fetch it again"]),
         (Answer(cut_at=20_000, ranges=False), ["at byte 20,000, attempt 2", "run again"]),
         (Answer(200, BAD_LINE), ["line 123 is not JSON"]),
