@@ -5,11 +5,9 @@ import io
 import logging
 import os
 import runpy
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from pathlib import Path
 from unittest import mock
 
@@ -65,43 +63,26 @@ def run_main(
         stream.truncate()
     with (
         chdir(cwd),
-        _as_before(),
         mock.patch.multiple(sys, argv=argv, stdin=source, stdout=_streams[0], stderr=_streams[1]),
         mock.patch.dict(os.environ, environment(cwd, **(env or {})), clear=True),
+        mock.patch.object(logging.root, "handlers", []),  # or the script would not add its own
+        mock.patch.object(cli, "_secrets", set()),
     ):
-        _read_environment()
+        read_environment()
+        if state := sys.modules.get("accelerate.state"):  # it belongs to the run before
+            state.AcceleratorState._reset_state(reset_partial_state=True)
         try:
             runpy.run_path(argv[0], run_name="__main__")
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    read_environment()
     output = [stream.buffer.getvalue().decode() for stream in _streams]  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(argv, status, *output)
 
 
-@contextmanager
-def _as_before() -> Iterator[None]:
-    """Restore what a script changes in its process, and let libraries forget the run before."""
-    root, torch = logging.getLogger(), sys.modules.get("torch")
-    handlers, secrets, threads = root.handlers[:], set(cli._secrets), torch and torch.get_num_threads()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    root.handlers.clear()  # or the script would not add its own
-    if state := sys.modules.get("accelerate.state"):
-        state.AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        cli.log.setLevel(logging.NOTSET)
-        cli._secrets.intersection_update(secrets)
-        for number, handler in signals.items():
-            signal.signal(number, handler)
-        if torch:
-            torch.set_num_threads(threads)
-        _read_environment()
-
-
-def _read_environment() -> None:
+def read_environment() -> None:
+    """Let huggingface_hub, if it is imported, read the environment variables again."""
     if module := sys.modules.get("huggingface_hub"):
         importlib.reload(module.constants)
         module.close_session()

@@ -89,22 +89,8 @@ def test_compose_starts_both_services_hardened() -> None:
     services = yaml.safe_load(text("compose.yaml"))["services"]
     files = {name: service["build"]["dockerfile"] for name, service in services.items()}
     assert files == {"local": "Dockerfile", "hub": "Dockerfile.eval"}
-    for service in services.values():
-        assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
-        assert "./results:/app/results" in service["volumes"]
+    hardened = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+    assert all(service.items() >= hardened.items() for service in services.values())
+    assert all("./results:/app/results" in service["volumes"] for service in services.values())
     assert services["local"]["network_mode"] == "none"
     assert set(services["hub"]["environment"]) == {"HF_TOKEN", "HF_REPO", "HF_REVISION"}
-
-
-def test_slimming_removes_what_is_not_needed_and_compiles_the_rest(tmp_path: Path) -> None:
-    packages = tmp_path / "lib/python3.11/site-packages"
-    keep = {"torch/__init__.py", "torch/lib/libtorch.so", "torch/bin/torch_shm_manager", "nvidia/x/cuda.h"}
-    drop = {"torch/include/ATen.h", "torch/bin/protoc", "torch/bin/test_api", "pandas/tests/test_a.py"}
-    for name in keep | drop:
-        (packages / name).parent.mkdir(parents=True, exist_ok=True)
-        (packages / name).touch()
-    subprocess.run([sys.executable, ROOT / "docker/slim.py", tmp_path], check=True, capture_output=True)
-    assert {name for name in keep | drop if (packages / name).exists()} == keep
-    assert list(packages.glob("torch/__pycache__/__init__.*.pyc"))

@@ -56,22 +56,18 @@ def _push(api: HfApi, repo: str, tag: str, staged: Path, public: bool) -> dict[s
     log.info("%s: pushing %s", repo, ", ".join(names) or "nothing, it holds this already")
     add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
     delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
-    # without a change no commit is made; and the Hub refuses it if somebody else has pushed since
-    options = {"commit_message": "Genre classifier", "parent_commit": str(before.sha)}
-    commit = str(api.create_commit(repo, [*add, *delete], **options).oid)
+    commit = str(before.sha)
+    if names:  # the Hub refuses the commit if somebody else has pushed since
+        options = {"commit_message": "Genre classifier", "parent_commit": commit}
+        commit = str(api.create_commit(repo, [*add, *delete], **options).oid)
     api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
     if wrong := differences(api, repo, tag, staged, HUBS_OWN):
         raise CheckFailed(f"{repo} at {tag} is not what was pushed ({', '.join(wrong)}); run again")
     log.info("%s: commit %s, tag %s, every file verified", repo, commit, tag)
     if before.private and public:
         api.update_repo_settings(repo, private=False)
-    return {
-        "repo": repo,
-        "url": f"{api.endpoint}/{repo}",
-        "commit": commit,
-        "tag": tag,
-        "visibility": "public" if public else "private",
-    }
+    visibility = "public" if public else "private"
+    return {"url": f"{api.endpoint}/{repo}", "commit": commit, "tag": tag, "visibility": visibility}
 
 
 def stage(model: Path, data: Path, results: Path, repo: str, staged: Path) -> str:

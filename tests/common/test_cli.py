@@ -45,14 +45,19 @@ def run_code(code: str, *options: str, switches: str = "", shell: str = "", **en
         ("raise Interrupted(15, 'saved')", 143, "saved"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
         ("raise ValueError('x' * 9999)", 2, "xxx; --debug shows the traceback"),
-        ("open('/no/such')", 2, "No such file or directory: '/no/such'; --debug shows"),
         ("raise BaseException('a panic')", 2, "BaseException: a panic"),
         ("raise BrokenPipeError(32, 'of a socket')", 141, "of a socket"),
         ("raise InputError('\\x1b[31m\\x00 \\udcff \\u2028 \\u2551')", 2, "\\x1b[31m\\x00 \\udcff ║"),
+        ("--lr 3", 2, "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
+        ("--genre 5", 2, "did you mean --per-genre?"),
+        ("--zzz", 2, "unrecognized arguments: --zzz (see"),
+        ("--per-genre 0", 2, "'0' is not a whole number of at least 1"),
+        ("--per-genre 99999999999999999999", 2, "is not a whole number"),
     ],
 )
-def test_any_exception_is_one_line(code: str, status: int, fragment: str) -> None:
-    assert_one_line_error(run_code(code), fragment, code=status)
+def test_any_exception_and_wrong_usage_are_one_line(code: str, status: int, fragment: str) -> None:
+    arguments = ["pass", *code.split()] if code.startswith("--") else [code]
+    assert_one_line_error(run_code(*arguments), fragment, code=status)
 
 
 @pytest.mark.parametrize("switches", ["-O", "-OO", "-W error", "-I"])
@@ -81,20 +86,6 @@ raise RuntimeError('http://user:pass%w@proxy:3128/ refused another ' + repr(t))"
     assert "RuntimeError: http://***@proxy:3128/ refused *** " in result.stderr.splitlines()[-1]
     assert result.returncode == 2
     assert result.stderr.count("Traceback") == 1 + (options != [] or debug == "1")
-
-
-@pytest.mark.parametrize(
-    ("options", "fragment"),
-    [
-        ("--lr 3", "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
-        ("--genre 5", "did you mean --per-genre?"),
-        ("--zzz", "unrecognized arguments: --zzz (see"),
-        ("--per-genre 0", "'0' is not a whole number of at least 1"),
-        ("--per-genre 99999999999999999999", "is not a whole number"),
-    ],
-)
-def test_usage_errors_say_what_was_meant(options: str, fragment: str) -> None:
-    assert_one_line_error(run_code("pass", *options.split()), fragment)
 
 
 @pytest.mark.parametrize(

@@ -76,36 +76,35 @@ def test_an_error_before_all_is_written_changes_nothing(
 
 
 @WAYS
-def test_links_stay_links(tmp_path: Path, way: str) -> None:
-    (tmp_path / "link").symlink_to("real")
-    check_writable(tmp_path / "link")
-    for text in "01":
-        with locked(tmp_path / "link"):
-            make(way, tmp_path / "link", text)
-    assert (tmp_path / "link").is_symlink()
-    assert made(tmp_path / "real") == {"1"}
-    (tmp_path / "place").mkdir()
-    (tmp_path / "place" / "a").symlink_to("../real/a")
-    make(way, tmp_path / "place", "2")
-    assert (tmp_path / "place" / "a").is_symlink() == (way != "alone")
-    assert made(tmp_path / "place") == {"2"}
+@pytest.mark.parametrize(
+    "make_place", ["ln -s real place", "mount -t tmpfs none place", "mount --bind real place"]
+)
+def test_links_and_mount_points_stay_what_they_are(tmp_path: Path, way: str, make_place: str) -> None:
+    place, is_mount = tmp_path / "place", make_place.startswith("mount")
+    for name in ("real", "place") if is_mount else ():
+        (tmp_path / name).mkdir()
+    if subprocess.run(make_place.split(), cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        check_writable(place)
+        for text in "01":
+            with locked(place):
+                make(way, place, text)
+        assert made(place) == {"1"}
+        assert is_mount or place.is_symlink()
+    finally:
+        if is_mount:
+            subprocess.run(["umount", "place"], cwd=tmp_path, check=True)
 
 
 @WAYS
-@pytest.mark.parametrize("mount", ["-t tmpfs none", "--bind other"])
-def test_mount_points_are_written(tmp_path: Path, way: str, mount: str) -> None:
-    place = tmp_path / "place"
-    make(way, place, "0")
-    (tmp_path / "other").mkdir()
-    command = ["mount", *mount.split(), "place"]
-    if os.geteuid() or subprocess.run(command, cwd=tmp_path, capture_output=True).returncode:
-        pytest.skip("this user cannot mount")
-    try:
-        make(way, place, "1")
-        make(way, place, "2")
-        assert made(place) == {"2"}
-    finally:
-        subprocess.run(["umount", "place"], cwd=tmp_path, check=True)
+def test_links_to_files_stay_links(tmp_path: Path, way: str) -> None:
+    make(way, tmp_path / "real", "0")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "a").symlink_to("../real/a")
+    make(way, tmp_path / "place", "1")
+    assert (tmp_path / "place" / "a").is_symlink() == (way != "alone")
+    assert made(tmp_path / "place") == {"1"}
 
 
 @pytest.mark.parametrize("name", ["a" * 250, "本" * 80, "sp ace\n'\"$x", "*[?", "\udcff\udc80"])
@@ -144,20 +143,13 @@ def test_one_process_at_a_time_and_more_than_once_by_the_same(
     holder.wait()
 
 
-def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
-    loop = "print('ready', flush=True)\nfor _ in range(30): make('text', Path(sys.argv[1]), sys.argv[2])"
-    for process in [start(loop, tmp_path, text) for text in "12"]:
-        assert process.communicate()[1] == ""
-    assert made(tmp_path) in ({"1"}, {"2"})
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "is missing; make it with: x.py"),
-        (b"{", "damaged .*: x.py"),
+        (None, "is missing; make it with: x"),
+        (b"{", "damaged .*: x"),
         (b"\xff", "damaged"),
-        (b"[]", "not a JSON object"),
+        (b"[]", "a JSON object"),
     ],
 )
 def test_reading_json_says_what_is_wrong(tmp_path: Path, content: bytes | None, said: str) -> None:
@@ -165,12 +157,6 @@ def test_reading_json_says_what_is_wrong(tmp_path: Path, content: bytes | None, 
         (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=said):
         files.read_json(tmp_path / "x.json", "x.py")
-
-
-def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        files.write_json(tmp_path / "x.json", {"loss": float("nan")})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_hashes_are_those_of_sha256sum(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Device, threads, number format and what the results files say of the machine."""
 
-import json
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
@@ -44,8 +43,7 @@ def test_the_gpu_or_why_not_and_the_number_format(
     assert fnmatch(said, f"{expected}*")
 
 
-def test_what_the_results_say_of_the_machine(tmp_path: Path) -> None:
-    assert json.loads(json.dumps(machine.environment()))["packages"]["torch"] == torch.__version__
+def test_the_commit_is_named_inside_a_checkout_alone(tmp_path: Path) -> None:
     assert machine.git_commit(tmp_path) is None
     for command in ("init -q", "-c user.name=x -c user.email=x commit -q --allow-empty -m x"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)

@@ -1,15 +1,8 @@
 """A bar on a terminal, plain lines in a log."""
 
-import os
-import pty
-import subprocess
-import sys
-import termios
-
 import pytest
 
 from goodreads.common import progress
-from tests.helpers import ROOT
 
 
 def test_a_log_gets_plain_lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,13 +14,3 @@ def test_a_log_gets_plain_lines(caplog: pytest.LogCaptureFixture, monkeypatch: p
         score.close()
     of_none, of_many = "score: 1,000 reviews", "score: 1,000 of 3,000 reviews"
     assert [line.rpartition(",")[0] for line in caplog.messages] == [of_none, of_none, of_many]
-
-
-def test_a_terminal_gets_a_bar() -> None:
-    code = "from goodreads.common.progress import Progress\np = Progress('score', 9, 'reviews')\n"
-    here, there = pty.openpty()
-    termios.tcsetwinsize(there, (24, 80))
-    subprocess.run(
-        [sys.executable, "-c", f"{code}p.update(9)\np.close()"], cwd=ROOT, stderr=there, check=True
-    )
-    assert b"score: 100%" in os.read(here, 4096)

@@ -1,12 +1,10 @@
 import time
 from collections.abc import Callable, Iterator
-from importlib import reload
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
-from tests.helpers import environment
+from tests.helpers import environment, read_environment
 from tools.loopback_hub import LoopbackHub, Repo, Token
 
 Settings = Callable[..., None]
@@ -19,8 +17,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     def read(**values: str) -> None:
         for name, value in (environment(tmp_path) | {"HF_TOKEN": "hf_SECRET"} | values).items():
             monkeypatch.setenv(name, value)
-        reload(huggingface_hub.constants)
-        huggingface_hub.close_session()
+        read_environment()
 
     yield read
     monkeypatch.undo()

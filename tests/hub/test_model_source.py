@@ -1,6 +1,5 @@
 """Models of the Hub: fetched whole, proved by hash, kept for the next run."""
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,16 +70,6 @@ def test_a_byte_that_is_always_changed_on_the_way_fails_the_check(hub: LoopbackH
     hub.faults.append(Fault("flip_byte", path="00002-of-00002", times=None))
     with pytest.raises(CheckFailed, match=r"model-00002-of-00002.safetensors was damaged on the way"):
         fetch(tmp_path)
-
-
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file above 2,000 bytes can be written
-    try:
-        with pytest.raises(InputError, match=f"--model {REPO}: .*File too large"):
-            find_model(REPO, None, None, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(

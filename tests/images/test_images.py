@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 from tests.helpers import ROOT, Result, assert_one_line_error, succeeded, temporary_files
 from tests.images.conftest import HUB, LOCAL, TOKEN, USER, World, give
@@ -80,35 +79,7 @@ def test_the_hub_image_proves_the_copy_with_and_without_the_split_and_the_cache(
     result = succeeded(world.run(HUB, [*mount, *settings]))
     assert closing(result)["verdict"] == "IDENTICAL"
     assert not [r.path for r in world.hub.requests if r.method == "GET" and "safetensors" in r.path]
-
-
-@pytest.mark.parametrize(
-    ("settings", "fragment"),
-    [
-        ({"HF_REPO": ""}, "HF_REPO is not set"),
-        ({"HF_TOKEN": "hf_badSECRET"}, "401"),
-        ({"HF_TOKEN": ""}, "private"),
-        ({"HF_REVISION": "v9"}, "no such revision"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
-    ],
-    ids=str,
-)
-def test_wrong_settings_are_one_line_and_status_2(
-    world: World, tmp_path: Path, settings: dict[str, str], fragment: str
-) -> None:
-    result = world.run(HUB, [*world.results(tmp_path)[1], *world.settings(**settings)])
-    assert_one_line_error(result, fragment)
-
-
-def test_other_weights_end_with_status_1(world: World, tmp_path: Path) -> None:
-    results, mount = world.results(tmp_path)
-    path = results / "eval_results_local.json"
-    document = json.loads(path.read_text())
-    document["model"]["weights_sha256"] = "0" * 64  # stands for another model's result
-    path.write_text(json.dumps(document))
-    result = world.run(HUB, [*mount, *world.data, *world.settings()])
-    assert closing(result)["verdict"] == "DIFFERENT"
-    assert_one_line_error(result, "local and hub are DIFFERENT", code=1)
+    assert_one_line_error(world.run(HUB, [*mount, *world.settings(HF_REVISION="v9")]), "no such revision")
 
 
 def test_a_results_folder_of_another_user_or_none_says_how_to_mount_it(world: World, tmp_path: Path) -> None:
@@ -134,10 +105,9 @@ def test_sigterm_stops_pid_1_within_two_seconds(world: World, tmp_path: Path) ->
         time.sleep(1)  # while torch is imported
         sent = time.monotonic()
         succeeded(world("kill", "--signal", "TERM", name))
-        rest = process.stderr.read()
+        assert process.stderr.read().endswith("evaluate_model.py: error: stopped by SIGTERM\n")
         assert time.monotonic() - sent < 2
         assert process.wait() == 128 + signal.SIGTERM
-    assert rest.splitlines()[-1] == "evaluate_model.py: error: stopped by SIGTERM"
     assert {path: path.read_bytes() for path in results.iterdir() if path in before} == before
 
 
@@ -191,21 +161,6 @@ def test_a_missing_model_fails_the_build_with_what_to_do(world: World, tmp_path:
     assert result.returncode != 0
     said = "model/ holds no trained model: train first, with: python train.py"
     assert said in result.stdout + result.stderr
-
-
-def test_a_change_of_code_alone_builds_on_the_same_dependency_layers(world: World) -> None:
-    def layers(image: str) -> list[str]:
-        found: list[str] = json.loads(world("inspect", image).stdout)[0]["RootFS"]["Layers"]
-        return found
-
-    before = layers(HUB)
-    assert before[:3] == layers(LOCAL)[:3]
-    with (world.context / "goodreads" / "data" / "genres.py").open("a") as file:
-        file.write("# changed\n")
-    succeeded(world.build("localhost/goodreads-test-changed", "Dockerfile.eval"))
-    same = [a == b for a, b in zip(before, layers("localhost/goodreads-test-changed"))]
-    assert not all(same)
-    assert same[:2] == [True, True], "the base image and the virtual environment at least"
 
 
 def test_the_train_target_trains_and_says_that_there_is_no_gpu(world: World, tmp_path: Path) -> None:
