@@ -22,11 +22,10 @@ def ask() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "message", "expected"),
     [
-        (403, "GatedRepo", "Access to model x is restricted", ""),
+        (403, "", "Private repository storage limit reached", ""),
         (404, "RepoNotFound", "Repository not found", "no such repository, or a private one"),
         (404, "RevisionNotFound", "Invalid rev id: v9", "no such revision"),
         (401, "", "Invalid credentials", "the Hub refuses the token (401); set HF_TOKEN or HF_TOKEN_PATH"),
-        (412, "", "A commit has happened since", "it was changed by somebody else"),
         (500, "", "Internal error 42", ""),
     ],
 )
@@ -68,7 +67,6 @@ def test_a_hub_that_asks_to_wait_is_given_the_time(
         ({"HF_ENDPOINT": ""}, "the Hub at HF_ENDPOINT= cannot"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
         ({"HF_HUB_OFFLINE": "1"}, "unset the `HF_HUB_OFFLINE`"),
-        ({"HF_TOKEN": ""}, "no such repository, or a private one"),
         ({}, "what answers at .* is not the Hub"),
     ],
     ids=str,
