@@ -137,10 +137,10 @@ def _fused(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scal
     flash = not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)
     attended: Tensor
     if flash and query.dtype != torch.float32:
-        attended, *_ = kernels._flash_attention_forward(*rows, *spans, dropout, False, False, scale=scaling)
+        attended, *_ = kernels._flash_attention_forward(*rows, *spans, dropout, False, False, scale=scaling)  # noqa: SLF001
         return attended
     batch, gradient = (row[None] for row in rows), query.requires_grad
-    attended, *_ = kernels._efficient_attention_forward(
+    attended, *_ = kernels._efficient_attention_forward(  # noqa: SLF001
         *batch, None, *spans, dropout, 0, gradient, scale=scaling
     )
     return attended[0]

@@ -58,7 +58,7 @@ class GenreTrainer(Trainer):
     def __init__(self, *, plan: BatchPlan, **kwargs: Any) -> None:
         args = kwargs["args"]
         # one process, one GPU: above 1 the Trainer wraps the model in DataParallel; there is no public switch
-        args._n_gpu = min(1, args.n_gpu)
+        args._n_gpu = min(1, args.n_gpu)  # noqa: SLF001
         super().__init__(**kwargs)
         self.plan = plan
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
