@@ -1,11 +1,13 @@
 """Files and folders that are whole or absent, whatever happens meanwhile."""
 
+import fcntl
 import os
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 from unittest import mock
 
 import pytest
@@ -38,26 +40,18 @@ def made(place: Path) -> set[str]:
     return {text[0] for text in texts}
 
 
-def start(code: str, *args: object) -> subprocess.Popen[str]:
-    """A process that has this module's names and has printed a line."""
-    command = [sys.executable, "-c", f"from tests.common.test_files import *\n{code}", *map(str, args)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
-    assert process.stdout and process.stdout.readline()
-    return process
-
-
 @WAYS
 def test_a_kill_at_any_moment_leaves_whole_files(tmp_path: Path, way: str) -> None:
     place, chance = tmp_path / "place", random.Random(7)
     make(way, place, "0")
     (place / "stranger").touch()
-    loop = f"print('ready', flush=True)\nfor i in range(10**6): make({way!r}, Path(sys.argv[1]), str(i % 10))"
+    loop = "from tests.common.test_files import *\nprint('ready', flush=True)\n"
+    loop += f"for i in range(10**6): make({way!r}, Path({str(place)!r}), str(i % 10))"
     for _ in range(4):
-        process = start(loop, place)
-        time.sleep(chance.uniform(0.005, 0.08))
-        process.kill()
-        process.communicate()
+        with subprocess.Popen([sys.executable, "-c", loop], cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout and process.stdout.readline()
+            time.sleep(chance.uniform(0.005, 0.08))
+            process.kill()
         with locked(place):
             assert len(made(place)) <= 1 or way == "files"
     assert (place / "stranger").exists() == (way != "alone")
@@ -127,20 +121,20 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path,
             check_writable(place)
 
 
-def test_one_process_at_a_time_and_more_than_once_by_the_same(
+def test_one_run_at_a_time_holds_a_folder_and_may_do_so_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "link").symlink_to("x")
-    hold = "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    holder = start(hold, tmp_path / "x")
-    for place in (tmp_path / "x", tmp_path / "link"):
+    places = (tmp_path / "x", tmp_path / "link")
+    places[0].mkdir()
+    places[1].symlink_to("x")
+    other = (places[0] / files.LOCK).open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)  # as another process does
+    for place in places:
         with pytest.raises(InputError, match="another run is writing to"), locked(place, wait=False):
             pass
-    assert holder.stdin
-    holder.stdin.close()
-    with caplog.at_level("WARNING", "goodreads"), locked(tmp_path / "x"), locked(tmp_path / "link"):
-        assert "waiting for it to end" in caplog.text or holder.wait() == 0
-    holder.wait()
+    Timer(0.2, other.close).start()
+    with caplog.at_level("WARNING", "goodreads"), locked(places[0]), locked(places[1]):
+        assert "waiting for it to end" in caplog.text
 
 
 @pytest.mark.parametrize(

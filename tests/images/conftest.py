@@ -17,9 +17,7 @@ from tools.loopback_hub import LoopbackHub, Token
 
 TOKEN, REPO = "hf_writeSECRET", "ada/genres"
 USER, GROUP = os.getuid() or 10001, os.getgid() or 10001  # root gives the folders to the images' own user
-HARDENED = (
-    f"--rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --user {USER}:{GROUP}"
-)
+HARDENED = "--rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
 LOCAL, HUB = "localhost/goodreads-test-local", "localhost/goodreads-test-hub"
 
 
@@ -49,18 +47,16 @@ class World:
         context = context or self.context
         return self("build", *own, "-t", image, "-f", context / file, *arguments, context)
 
-    def command(
-        self, image: str, before: Sequence[str], *arguments: object, network: str = "none"
-    ) -> list[str]:
+    def command(self, image: str, before: Sequence[str], *arguments: object) -> list[str]:
         """The engine's arguments for a hardened run with the options ``before`` before the image's name."""
-        own = shlex.split(os.environ.get("IMAGE_RUN_ARGS", ""))
+        own = shlex.split(f"{HARDENED} --user {USER}:{GROUP} {os.environ.get('IMAGE_RUN_ARGS', '')}")
         own += ["-e", f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"]  # batches depend on it
-        options = ["run", *own, *HARDENED.split(), "--network", network, *before, image]
-        return [*options, *map(str, arguments)]
+        network = "host" if image == HUB else "none"  # the Hub's may reach this machine's Hub
+        return ["run", *own, "--network", network, *before, image, *map(str, arguments)]
 
     def run(self, image: str, before: Sequence[str], *arguments: object) -> Result:
-        """Run an image; the Hub's may reach this machine's Hub. No token may be printed."""
-        result = self(*self.command(image, before, *arguments, network="host" if image == HUB else "none"))
+        """Run an image. No token may be printed."""
+        result = self(*self.command(image, before, *arguments))
         assert "SECRET" not in result.stdout + result.stderr
         return result
 
