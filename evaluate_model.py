@@ -25,12 +25,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, run
-from goodreads.common.errors import CheckFailed, InputError
+from goodreads.common.errors import InputError
 from goodreads.common.files import check_writable
 from goodreads.common.progress import log
+from goodreads.evaluation.label_map import parse_label_map
 
 BASELINE = "tfidf"
-CACHE = Path(".cache")  # where a container's user mounts a folder for the fetched model
 
 
 def main() -> None:
@@ -42,82 +42,69 @@ def main() -> None:
     options = _options()
     log.info("evaluating %s", options.model)  # the imports that follow take seconds
     from goodreads.data.split_store import read_split, read_train
-    from goodreads.evaluation import baseline, comparison, evaluator, results
-    from goodreads.evaluation.label_map import parse_label_map
-    from goodreads.evaluation.published_split import published_split
+    from goodreads.evaluation import comparison, evaluator, results
     from goodreads.hub.model_source import find_model
 
     folder, name, data_dir, not_cut = options.results_dir, options.name, options.data_dir, None
-    label_map = parse_label_map(options.label_map)
-    compared = name == "hub" and results.file_of(folder, "local").exists()
+    compared = comparison.COPY if name == "hub" and results.file_of(folder, "local").exists() else []
     if compared:  # whether the comparison can be made, before the work
         results.read_predictions(folder, results.read(folder, "local"))
     if not options.split_from_hub:
         split = read_split(data_dir, "test")
     with tempfile.TemporaryDirectory() as scratch:
         if options.model == BASELINE:
-            logits, details, origin = baseline.score(read_train(data_dir), split.texts)
+            logits, details, origin = evaluator.score_baseline(read_train(data_dir), split.texts)
             results.check_replaceable(folder, name, origin, options.force)
         else:
             model, origin = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
             results.check_replaceable(folder, name, origin, options.force)
             if options.split_from_hub:
-                data_dir = published_split(model, data_dir, Path(scratch, "data"), options.source)
+                data_dir = evaluator.published_split(model, data_dir, Path(scratch, "data"), options.source)
                 split = read_split(data_dir, "test")
-            logits, details, not_cut = evaluator.score_model(model, split, options.dtype, label_map)
-        numbers = evaluator.numbers(data_dir, split, logits, not_cut, options.seed)
+            logits, details, not_cut = evaluator.score_model(model, split, options.dtype, options.label_map)
+        numbers = evaluator.numbers(data_dir, split, logits, not_cut)
     result = {"name": name, "model": origin, **details, **numbers}
     report = results.write(folder, result, split, logits)
     print(f"{results.table(result)}\n\n{report}")
     summary = results.summary(result) | ({"verdict": None} if name == "hub" else {})
-    if compared:
-        (pair,) = comparison.compare_all(folder, ["local", "hub"], options.seed)
-        print(f"\n{comparison.write(folder, [pair])}")
+    pairs = comparison.compare(folder, compared)
+    for pair in pairs:
+        print("\n" + comparison.write(folder, compared, pairs))
         summary["verdict"] = pair["verdict"]
-    elif name == "hub":
+    if name == "hub" and not pairs:
         log.info("%s holds no eval_results_local.json, so there is nothing to compare with", folder)
     print(json.dumps(summary))
-    if compared and pair["verdict"] == "DIFFERENT":
-        raise CheckFailed(f"local and hub are DIFFERENT: {pair['reason']}")
+    comparison.check_same(pairs)
 
 
 def _options() -> argparse.Namespace:
     """The command line, completed from the environment and checked as far as it can be at once."""
     parser = Parser(__doc__, prog="evaluate_model.py")
     add = parser.add_argument
-    add(
-        "--model",
-        help="model folder, Hub repository user/name, or tfidf; else HF_REPO, else the folder model",
-    )
+    model = os.environ.get("HF_REPO", "").strip() or "model"
+    add("--model", default=model, help="model folder, Hub repository user/name, or tfidf")
     add("--revision", help="branch, tag or commit of the Hub repository; else HF_REVISION, else main")
     add("--name", help="name of the results; local for a folder, hub for a repository if not given")
     add("--force", action="store_true", help="replace the results of another model under the same name")
-    add(
-        "--label-map", help="genres of the model's labels: LABEL_0=children,... or a .json file of such pairs"
-    )
+    add("--label-map", type=parse_label_map, help="LABEL_0=children,... or a .json file of such pairs")
     add("--split-from-hub", action="store_true", help="score on the split that the repository names")
-    add("--source", metavar="URL_OR_FOLDER", help="with --split-from-hub: rebuild it from these review files")
+    add("--source", metavar="URL_OR_FOLDER", help="the same, rebuilt from these review files")
     add("--data-dir", type=Path, default=Path("data"), help="folder of the split and its manifest")
     add("--results-dir", type=Path, default=Path("results"), help="folder for the results files")
-    cache = CACHE if CACHE.is_mount() else None
+    cache = Path(".cache") if Path(".cache").is_mount() else None  # by a container's user
     add("--cache-dir", type=Path, default=cache, help="keep a fetched model here; .cache where it is a mount")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="number format of the model")
-    add("--seed", type=int, default=42, help="of the bootstrap intervals")
     options = parser.parse_args()
-    options.model = options.model or os.environ.get("HF_REPO", "").strip()
-    if options.split_from_hub and not options.model:
+    options.split_from_hub |= options.source is not None
+    if options.split_from_hub and options.model == "model":
         raise InputError("HF_REPO is not set; name the repository: docker run -e HF_REPO=user/name ...")
-    options.model = options.model or "model"
-    baseline = options.model == BASELINE
-    no_effect = [options.revision, options.label_map, options.split_from_hub, options.dtype != "float32"]
-    if baseline and any(no_effect):
+    kind = BASELINE if options.model == BASELINE else "local" if Path(options.model).is_dir() else "hub"
+    options.name = options.name or kind
+    of_models = (options.revision, options.label_map, options.split_from_hub, options.dtype != "float32")
+    if kind == BASELINE and any(of_models):
         raise InputError(f"--model {BASELINE} takes no --revision, --label-map, --split-from-hub or --dtype")
-    if options.source and not options.split_from_hub:
-        raise InputError("--source goes with --split-from-hub")
-    repository = not baseline and not Path(options.model).is_dir()
-    if repository:
+    if kind == "hub":
         options.revision = options.revision or os.environ.get("HF_REVISION", "").strip() or None
-    options.name = options.name or (BASELINE if baseline else "hub" if repository else "local")
     if not re.fullmatch(r"[\w.-]{1,80}", options.name):
         raise InputError(f"--name {options.name!r}: at most 80 letters, digits, '.', '_' and '-'")
     check_writable(options.results_dir)

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, run
-from goodreads.common.errors import CheckFailed, InputError
+from goodreads.common.errors import InputError
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -34,28 +34,23 @@ def main() -> None:
     options = _options()
     from goodreads.evaluation import comparison, results
 
-    folder, copy = options.results_dir, comparison.COPY
-    evaluations = results.read_all(folder)
-    names = options.compare or [name for name in copy if name in evaluations]
-    names = copy if set(names) == set(copy) else names
-    pairs = comparison.compare_all(folder, names, options.seed) if len(names) > 1 else []
-    strict = options.expect_same or names == copy
+    folder, evaluations = options.results_dir, results.read_all(options.results_dir)
+    names = options.compare or [name for name in comparison.COPY if name in evaluations]
+    pairs = comparison.compare(folder, names)
+    strict = options.expect_same or set(names) == set(comparison.COPY)
     for pair in pairs:
         if not strict and not (pair["same"]["review_ids"] and pair["same"]["labels"]):
             raise InputError(f"--compare: {' and '.join(pair['names'])} are not of the same reviews")
-    document: dict[str, object] = {"drawn": []}
+    drawn, verdict = [], pairs[0]["verdict"] if len(pairs) == 1 else None
     if pairs:
-        print(comparison.write(folder, pairs))
-        verdicts = {" ".join(pair["names"]): pair["verdict"] for pair in pairs}
-        document |= {"verdict": pairs[0]["verdict"]} if len(pairs) == 1 else {"verdicts": verdicts}
+        print(comparison.write(folder, names, pairs))
     if not options.no_plots:
         from goodreads.evaluation.figures import draw_all
 
-        document["drawn"] = draw_all(folder, evaluations, pairs, options.format)
-    print(json.dumps(document))
-    for pair in pairs:
-        if strict and pair["verdict"] == "DIFFERENT":
-            raise CheckFailed(f"{' and '.join(pair['names'])} are DIFFERENT: {pair['reason']}")
+        drawn = draw_all(folder, evaluations, names, pairs, options.format)
+    print(json.dumps({"drawn": drawn, "verdict": verdict}))
+    if strict:
+        comparison.check_same(pairs)
 
 
 def _options() -> argparse.Namespace:
@@ -66,7 +61,6 @@ def _options() -> argparse.Namespace:
     add("--expect-same", action="store_true", help="exit status 1 if any of them are DIFFERENT")
     add("--format", default="png", metavar="png,pdf,svg", help="of the pictures, one or more")
     add("--no-plots", action="store_true", help="compare only; needs no matplotlib")
-    add("--seed", type=int, default=42, help="of the bootstrap, where weights differ")
     options = parser.parse_args()
     options.format = options.format.split(",")
     if unknown := set(options.format) - {*FORMATS}:

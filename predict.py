@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PY
 from goodreads.common.cli import Parser, positive_int, run
 from goodreads.common.errors import InputError
 from goodreads.common.progress import log
+from goodreads.evaluation.label_map import parse_label_map
 
 CHUNK = 2_000  # reviews scored at once
 
@@ -31,18 +32,20 @@ def main() -> None:
     options = _options()
     reviews = _reviews(options)
     first = next(reviews)  # bad input is found before the model is loaded
-    from goodreads.evaluation import evaluator
-    from goodreads.evaluation.label_map import parse_label_map, renamed
+    from scipy.special import softmax
+
+    from goodreads.evaluation.evaluator import load
+    from goodreads.evaluation.label_map import renamed
+    from goodreads.evaluation.scoring import score
     from goodreads.hub.model_source import find_model
 
-    label_map = parse_label_map(options.label_map)
     with tempfile.TemporaryDirectory() as scratch:
         folder, _ = find_model(options.model, options.revision, options.cache_dir, Path(scratch))
-        classifier = evaluator.load(folder, "float32")
-    labels, reviews = renamed(classifier.labels, label_map), chain([first], reviews)
+        classifier = load(folder, "float32")
+    labels, reviews = renamed(classifier.labels, options.label_map), chain([first], reviews)
     while part := list(islice(reviews, CHUNK)):
-        rows = evaluator.probabilities(classifier, [text for _, text in part])
-        for (known, _), row in zip(part, rows):
+        logits, _ = score(classifier, [text for _, text in part])
+        for (known, _), row in zip(part, softmax(logits.astype(float), axis=1)):
             best = {labels[i]: round(float(row[i]), 6) for i in (-row).argsort(kind="stable")[: options.top]}
             print(json.dumps(known | {"genre": next(iter(best)), "probabilities": best}, ensure_ascii=False))
 
@@ -82,7 +85,7 @@ def _options() -> argparse.Namespace:
     add("--model", default="model", metavar="PATH_OR_REPO", help="model folder, or Hub repository user/name")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--cache-dir", type=Path, help="keep a fetched model here")
-    add("--label-map", metavar="FILE_OR_PAIRS", help="as for evaluate_model.py")
+    add("--label-map", type=parse_label_map, metavar="FILE_OR_PAIRS", help="as for evaluate_model.py")
     add("--top", type=positive_int, help="print the K most probable genres only; all if not given")
     options = parser.parse_args()
     if options.text and options.file:

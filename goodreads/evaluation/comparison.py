@@ -1,43 +1,46 @@
 """Evaluations compared review by review: the proof that a copy is the model, and which model is better."""
 
-from collections.abc import Sequence
+import math
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from scipy.stats import binomtest
 
+from goodreads.common.errors import CheckFailed
 from goodreads.common.files import atomic_files, locked, write_json, write_text
-from goodreads.evaluation.metrics import Mask
-from goodreads.evaluation.results import METRICS, notes, read, read_predictions, title
+from goodreads.evaluation.metrics import SEED, Mask, estimate
+from goodreads.evaluation.results import METRICS, Document, notes, read, read_predictions, title
 
-RESAMPLES = 10_000
 COPY = ["local", "hub"]  # evaluations that should be of the same model
-# |logit difference| between machines or number formats that is tolerated; agreement of the predictions
-TOLERANCE = {"float32": (1e-3, 0.999), "bfloat16": (0.25, 0.97)}
-Document = dict[str, Any]
+# |logit difference| and agreement of predictions between machines, and where a number format is less exact
+FLOAT32, LESS_EXACT = (1e-3, 0.999), (0.25, 0.97)
 
 
-def compare(results_dir: Path, first: str, second: str, seed: int) -> Document:
-    """Compare two evaluations in a folder.
-
-    Args:
-        results_dir: where their files are.
-        first, second: their names.
-        seed: of the bootstrap.
+def compare(results_dir: Path, names: list[str]) -> list[Document]:
+    """Compare every pair of some evaluations in a folder.
 
     Returns:
-        ``verdict`` IDENTICAL (same weights, same logits to the last bit), EQUIVALENT (same weights, logits
-        within the tolerance) or DIFFERENT, with ``reason``, and the numbers behind it. For different
-        weights also McNemar's exact test and a paired bootstrap interval of the accuracy difference.
+        Per pair ``verdict`` IDENTICAL (same weights, same logits to the last bit), EQUIVALENT (same weights,
+        logits within the tolerance) or DIFFERENT, with ``reason``, and the numbers behind it. For different
+        weights also what ``paired_tests`` finds, and ``p_holm`` (Holm 1979) over the tests of all pairs.
 
     Raises:
         InputError: a file is missing, damaged, or not that of its evaluation.
     """
-    one, two = read(results_dir, first), read(results_dir, second)
-    a, b = read_predictions(results_dir, one), read_predictions(results_dir, two)
+    documents = [read(results_dir, name) for name in names]
+    tables = [read_predictions(results_dir, document) for document in documents]
+    pairs = [_compare(*one, *two) for one, two in combinations(zip(documents, tables), 2)]
+    tests = sorted((pair["mcnemar"] for pair in pairs if "mcnemar" in pair), key=lambda t: t["p_value"])
+    p = 0.0
+    for rank, test in enumerate(tests):
+        test["p_holm"] = p = max(p, min(1.0, (len(tests) - rank) * test["p_value"]))
+    return pairs
+
+
+def _compare(one: Document, a: pa.Table, two: Document, b: pa.Table) -> Document:
+    """Compare two evaluations, each given by its document and its table of predictions."""
     weights = one["model"]["weights_sha256"]
     same = {
         "review_ids": a["review_id"].equals(b["review_id"]),
@@ -46,51 +49,32 @@ def compare(results_dir: Path, first: str, second: str, seed: int) -> Document:
     }
     values = {name: (one["metrics"][name]["value"], two["metrics"][name]["value"]) for name in METRICS}
     differences = {n: {"first": x, "second": y, "difference": y - x} for n, (x, y) in values.items()}
-    document = {"format": 1, "names": [first, second], "same": same, "metrics": differences}
-    if same["review_ids"] and same["labels"]:
-        dtype = "float32" if one["dtype"] == two["dtype"] == "float32" else "bfloat16"
-        document |= _agreement(a, b, dtype)
-        if not same["weights"]:
-            first_right, second_right = (np.equal(t["prediction"], t["label"]) for t in (a, b))
-            document |= paired_tests(first_right, second_right, seed)
-    verdict, reason = _verdict(document)
-    return document | {"verdict": verdict, "reason": reason}
-
-
-def _agreement(a: pa.Table, b: pa.Table, dtype: str) -> Document:
-    """How far two tables of predictions of the same reviews agree, and how far they must."""
-    one, two = (np.stack([column.to_numpy() for column in table.columns[3:]]) for table in (a, b))
+    pair = {"format": 1, "names": [one["name"], two["name"]], "same": same, "metrics": differences}
+    if not (same["review_ids"] and same["labels"]):
+        return pair | {"verdict": "DIFFERENT", "reason": "they are not of the same reviews and labels"}
+    if not same["weights"]:
+        pair |= paired_tests(*(np.equal(table["prediction"], table["label"]) for table in (a, b)))
+    first, second = (np.stack([c.to_numpy() for c in t.columns[3:]]).astype(np.float64) for t in (a, b))
     with np.errstate(invalid="ignore"):  # infinity minus infinity
-        distance = np.abs(one.astype(np.float64) - two)
-    finite = bool(np.isfinite(distance).all())
-    limits = dict(zip(("max_abs_logit_difference", "argmax_agreement"), TOLERANCE[dtype]))
-    return {
-        "reviews": a.num_rows,
-        "argmax_agreement": float(np.equal(a["prediction"], b["prediction"]).mean()),
-        "logits_equal": finite and np.array_equal(one, two),
-        "max_abs_logit_difference": float(distance.max()) if finite else None,
-        "tolerance": {"dtype": dtype, **limits},
+        distance = float(np.abs(first - second).max())  # NaN is equal to nothing, not even to NaN
+    agreement = float(np.equal(a["prediction"], b["prediction"]).mean())
+    limit, least = FLOAT32 if one["dtype"] == two["dtype"] == "float32" else LESS_EXACT
+    verdicts = (
+        (not math.isfinite(distance), "DIFFERENT", "some logits are not finite numbers"),
+        (not same["weights"], "DIFFERENT", "the weights are not the same"),
+        (distance == 0, "IDENTICAL", "same weights, same reviews, every logit equal to the last bit"),
+        (distance <= limit and agreement >= least, "EQUIVALENT", f"same weights, logits within {limit}"),
+        (True, "DIFFERENT", f"same weights, but logits differ by {distance:.3g}"),
+    )
+    _, verdict, reason = next(row for row in verdicts if row[0])
+    return pair | {
+        **{"verdict": verdict, "reason": reason, "reviews": a.num_rows, "argmax_agreement": agreement},
+        "max_abs_logit_difference": distance if math.isfinite(distance) else None,
+        "tolerance": {"max_abs_logit_difference": limit, "argmax_agreement": least},
     }
 
 
-def _verdict(document: Document) -> tuple[str, str]:
-    """The verdict and its reason."""
-    if "tolerance" not in document:
-        return "DIFFERENT", "they are not of the same reviews and labels"
-    tolerance, distance = document["tolerance"], document["max_abs_logit_difference"]
-    if distance is None:  # NaN is equal to nothing, not even to NaN
-        return "DIFFERENT", "some logits are not finite numbers"
-    if not document["same"]["weights"]:
-        return "DIFFERENT", "the weights are not the same"
-    if document["logits_equal"]:
-        return "IDENTICAL", "same weights, same reviews, every logit equal to the last bit"
-    limit = tolerance["max_abs_logit_difference"]
-    if distance <= limit and document["argmax_agreement"] >= tolerance["argmax_agreement"]:
-        return "EQUIVALENT", f"same weights, logits within {limit} of each other ({tolerance['dtype']})"
-    return "DIFFERENT", f"same weights, but logits differ by {distance:.3g}"
-
-
-def paired_tests(first: Mask, second: Mask, seed: int) -> Document:
+def paired_tests(first: Mask, second: Mask) -> Document:
     """Which of two models is better, from the reviews that each got right, two arrays of shape (n,).
 
     Returns:
@@ -100,33 +84,18 @@ def paired_tests(first: Mask, second: Mask, seed: int) -> Document:
     lost, won, n = int((first & ~second).sum()), int((second & ~first).sum()), len(first)
     p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     # resampling n reviews draws these three counts
-    draws = np.random.default_rng(seed).multinomial(n, np.array([lost, won, n - lost - won]) / n, RESAMPLES)
-    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, (0.025, 0.975))
+    draws = np.random.default_rng(SEED).multinomial(n, np.array([lost, won, n - lost - won]) / n, 10_000)
+    interval = np.quantile((draws[:, 1] - draws[:, 0]) / n, (0.025, 0.975))
     return {
         "mcnemar": {"only_first_right": lost, "only_second_right": won, "p_value": p},
-        "accuracy_difference": {"value": (won - lost) / n, "low": float(low), "high": float(high)},
+        "accuracy_difference": estimate((won - lost) / n, interval),
     }
 
 
-def compare_all(results_dir: Path, names: Sequence[str], seed: int) -> list[Document]:
-    """``compare`` for every pair, with ``p_holm`` (Holm 1979) over their McNemar tests.
-
-    Raises:
-        InputError: as ``compare``.
-    """
-    pairs = [compare(results_dir, a, b, seed) for a, b in combinations(names, 2)]
-    tests = sorted((pair["mcnemar"] for pair in pairs if "mcnemar" in pair), key=lambda t: t["p_value"])
-    corrected = [min(1.0, (len(tests) - rank) * test["p_value"]) for rank, test in enumerate(tests)]
-    for test, p in zip(tests, np.maximum.accumulate(corrected) if tests else ()):
-        test["p_holm"] = float(p)
-    return pairs
-
-
-def write(results_dir: Path, pairs: Sequence[Document]) -> str:
+def write(results_dir: Path, names: list[str], pairs: list[Document]) -> str:
     """Write comparison_A_B[...].json and .md, of local and hub also as comparison.*; the table as text."""
-    names = list(dict.fromkeys(name for pair in pairs for name in pair["names"]))
     text = markdown([read(results_dir, name) for name in names], pairs)
-    document = pairs[0] if len(pairs) == 1 else {"format": 1, "names": names, "pairs": list(pairs)}
+    document = pairs[0] if len(pairs) == 1 else {"format": 1, "names": names, "pairs": pairs}
     with locked(results_dir), atomic_files(results_dir) as folder:
         for stem in [f"comparison_{'_'.join(names)}"] + ["comparison"] * (names == COPY):
             write_json(folder / f"{stem}.json", document)
@@ -134,14 +103,20 @@ def write(results_dir: Path, pairs: Sequence[Document]) -> str:
     return text
 
 
-def markdown(evaluations: Sequence[Document], pairs: Sequence[Document]) -> str:
+def check_same(pairs: list[Document]) -> None:
+    """Raise CheckFailed if two evaluations are DIFFERENT."""
+    for pair in pairs:
+        if pair["verdict"] == "DIFFERENT":
+            raise CheckFailed(f"{' and '.join(pair['names'])} are DIFFERENT: {pair['reason']}")
+
+
+def markdown(evaluations: list[Document], pairs: list[Document]) -> str:
     """The reference's Table 2 for some evaluations, what their pairs show, and where they come from."""
-    names = [title(document["name"]) for document in evaluations]
-    heads = ["Metric", *names] + ["Diff"] * (len(names) == 2)
+    heads = ["Metric", *(title(document["name"]) for document in evaluations)] + ["Diff"] * (len(pairs) == 1)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, label in METRICS.items():
         values = [document["metrics"][key]["value"] for document in evaluations]
-        values += [values[1] - values[0]] * (len(names) == 2)
+        values += [pair["metrics"][key]["difference"] for pair in pairs if len(pairs) == 1]
         lines.append(f"| {' | '.join([label, *(f'{value:.4f}' for value in values)])} |")
     for pair in pairs:
         lines += ["", _sentence(pair)]
@@ -156,7 +131,12 @@ def _sentence(pair: Document) -> str:
         text += f" {pair['reviews']:,} reviews, predictions agree on {pair['argmax_agreement']:.2%}, "
         text += f"largest logit difference {pair['max_abs_logit_difference']:.3g}."
     if "mcnemar" in pair:
-        gain, p = pair["accuracy_difference"], pair["mcnemar"]["p_holm"]
-        text += f" Accuracy of {second} minus {first}: {gain['value']:+.4f} ({gain['low']:+.4f} to "
-        text += f"{gain['high']:+.4f}), p = {p:.3g} (McNemar's exact test, Holm's correction)."
+        text += f" Accuracy of {gain(pair)} (McNemar's exact test, Holm's correction)."
     return text
+
+
+def gain(pair: Document) -> str:
+    """How much more accurate the second of two models is, in figures."""
+    first, second = (title(name) for name in pair["names"])
+    (value, low, high), p = pair["accuracy_difference"].values(), pair["mcnemar"]["p_holm"]
+    return f"{second} minus {first}: {value:+.4f} ({low:+.4f} to {high:+.4f}), p = {p:.3g}"

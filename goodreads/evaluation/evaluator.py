@@ -1,26 +1,63 @@
-"""One evaluation: score a model on a split, and put the result together."""
+"""One evaluation: find its split, score a model or the baseline on it, and put the result together."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from scipy.special import softmax
+import sklearn
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from goodreads.common import machine
-from goodreads.common.files import sha256_file
+from goodreads.common.errors import InputError
+from goodreads.common.files import read_json, sha256_lines
 from goodreads.common.progress import log
-from goodreads.data.split_store import Split, read_manifest, train_files
-from goodreads.evaluation import scoring
-from goodreads.evaluation.label_map import columns_of
-from goodreads.evaluation.metrics import Mask, evaluation_metrics
-from goodreads.evaluation.results import FORMAT
+from goodreads.data import split_store
+from goodreads.data.genres import match_labels
+from goodreads.data.review_files import UCSD
+from goodreads.data.sampling import Parameters
+from goodreads.data.split_builder import build_split
+from goodreads.data.split_store import ShardedSplit, Split
+from goodreads.evaluation.label_map import renamed
+from goodreads.evaluation.metrics import Floats, Mask, evaluation_metrics
+from goodreads.evaluation.results import FORMAT, Document
+from goodreads.evaluation.scoring import score
 from goodreads.model.checkpoint import Classifier, load_classifier
-from goodreads.model.tokenized import tokenize_texts
+
+TRUSTED = (UCSD, "sample")  # a stranger's manifest may name no other place to read from
+
+
+def published_split(model: Path, data_dir: Path, rebuilt: Path, source: str | None) -> Path:
+    """The data folder with the split that a published model's ``split_manifest.json`` names.
+
+    Args:
+        model: folder of the fetched model.
+        data_dir: used if it holds that split.
+        rebuilt: made from the split's source otherwise.
+        source: read instead of the source that the manifest names.
+
+    Raises:
+        InputError: the model has no usable split manifest, its source is not one to read from unasked, or
+            that no longer has those reviews.
+    """
+    published = read_json(model / "split_manifest.json", "push_to_hub.py")
+    parameters = {**published.get("parameters", {}), **({"source": source} if source else {})}
+    wanted = Parameters.from_json(parameters, "split_manifest.json of the model")
+    expected = published.get("content_sha256", {}).get("test")
+    if (data_dir / "manifest.json").exists():
+        if _content(split_store.read_split(data_dir, "test")) == expected:
+            return data_dir
+        log.warning("%s holds another split than the model's; rebuilding it from %s", data_dir, wanted.source)
+    if not source and wanted.source not in TRUSTED:
+        hint = "name a folder that holds it (--data-dir) or where to read the reviews (--source)"
+        raise InputError(f"the model's split was made from {wanted.source}, not to be read unasked; {hint}")
+    manifest = build_split(wanted, rebuilt)
+    if manifest["splits"]["test"]["content_sha256"] != expected:
+        raise InputError(f"{wanted.source} has changed: name a --data-dir that holds the model's test split")
+    return rebuilt
 
 
 def load(folder: Path, dtype: str) -> Classifier:
@@ -37,15 +74,9 @@ def load(folder: Path, dtype: str) -> Classifier:
     return load_classifier(folder, dtype, device.type)
 
 
-def probabilities(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Probabilities of shape (n, labels), columns in the model's own order, of n texts."""
-    logits, _ = scoring.score(classifier, texts)
-    return np.asarray(softmax(logits.astype(np.float64), axis=1))
-
-
 def score_model(
-    folder: Path, split: Split, dtype: str, label_map: Mapping[str, str]
-) -> tuple[NDArray[np.float32], dict[str, Any], Mask]:
+    folder: Path, split: Split, dtype: str, label_map: Mapping[str, str] | None
+) -> tuple[Floats, Document, Mask]:
     """Score a split of n reviews with the model in a folder.
 
     Args:
@@ -56,67 +87,79 @@ def score_model(
 
     Returns:
         Logits of shape (n, labels), columns in the order of the split's labels; further keys of the results
-        file; and which reviews the length limit leaves whole, shape (n,).
+        file; and which reviews are shorter than the length limit and so not cut, shape (n,).
 
     Raises:
         InputError: the model cannot be loaded, or its labels are not the split's.
         CheckFailed: the logits are not finite.
     """
-    started = time.perf_counter()
     classifier = load(folder, dtype)
-    columns = columns_of(classifier.labels, split.label_names, label_map)
+    labels, what = renamed(classifier.labels, label_map), "the model (see --label-map LABEL_0=children,...)"
+    columns = match_labels(labels, split.label_names, what)
     if columns != sorted(columns):
         log.warning("the model's label order differs from the data's; matched by name: %s", columns)
-    loaded = time.perf_counter()
-    logits, tokens = scoring.score(classifier, split.texts)
-    seconds = time.perf_counter() - loaded
-    details = {
-        "label_permutation": columns,
-        "dtype": dtype,
-        "device": classifier.model.device.type,
-        "max_length": classifier.max_length,
-        "seconds": {"load": loaded - started, "score": seconds},
-        "throughput": {"reviews_per_second": len(split) / seconds, "tokens_per_second": tokens / seconds},
-    }
-    longer = tokenize_texts(classifier.tokenizer, split.texts, classifier.max_length + 1)
-    return logits[:, columns], details, np.asarray(longer.lengths) <= classifier.max_length
+    logits, tokens = score(classifier, split.texts)
+    details = {"label_permutation": columns, "dtype": dtype, "max_length": classifier.max_length}
+    return logits[:, columns], details, tokens < classifier.max_length
 
 
-def unseen_books(data_dir: Path, split: Split) -> Mask | None:
-    """Which test reviews are of books without a review in the train split; None where that is not there."""
-    files = [data_dir / name for name in train_files(read_manifest(data_dir))]
-    if not all(path.is_file() for path in files):
-        return None
-    seen = set(pq.read_table(files, columns=["book_id"])["book_id"].unique().to_pylist())
-    return np.array([book not in seen for book in split.book_ids])
+def score_baseline(train: Split | ShardedSplit, texts: list[str]) -> tuple[Floats, Document, Document]:
+    """Score n reviews by TF-IDF with logistic regression, fitted on a train split.
+
+    Words and pairs of words that stand in at least two reviews; scikit-learn's regularization (C = 1). The
+    same input gives the same result.
+
+    Returns:
+        Logits and further keys as of ``score_model``, and the origin, as of a model. Its ``weights_sha256``
+        is that of train split, settings and version of scikit-learn. (That of the fitted parameters would
+        depend on the number of threads.)
+
+    Raises:
+        InputError: the train split lacks a genre, or is one of shards.
+    """
+    if not isinstance(train, Split) or len(set(train.labels)) < len(train.label_names):
+        raise InputError("--model tfidf needs a train split in one file with reviews of every genre")
+    log.info("fitting TF-IDF and logistic regression on %s reviews", f"{len(train):,}")
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    model = make_pipeline(words, LogisticRegression(max_iter=1_000))
+    digest = sha256_lines([sklearn.__version__, repr(model), _content(train)])
+    logits = model.fit(train.texts, train.labels).predict_log_proba(texts).astype(np.float32)
+    return logits, {"dtype": "float32"}, {"source": "tfidf", "weights_sha256": digest}
 
 
-def numbers(
-    data_dir: Path, split: Split, logits: NDArray[np.float32], not_cut: Mask | None, seed: int
-) -> dict[str, Any]:
+def numbers(data_dir: Path, split: Split, logits: Floats, not_cut: Mask | None) -> Document:
     """The document of eval_results_NAME.json, but for its name, the model, and what scoring says.
 
     Args:
         data_dir, split: its folder and test split, n reviews.
         logits: shape (n, labels).
         not_cut: which reviews were scored whole, shape (n,), or None where there is no limit of length.
-        seed: of the bootstrap.
     """
-    manifest, labels = read_manifest(data_dir), np.array(split.labels)
-    subsets = {"unseen_books": unseen_books(data_dir, split), "not_cut": not_cut}
+    manifest = split_store.read_manifest(data_dir)
+    subsets = {"unseen_books": _unseen_books(data_dir, split), "not_cut": not_cut}
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": machine.git_commit(Path(__file__).parent),
         "data": {
-            "manifest_sha256": sha256_file(data_dir / "manifest.json"),
             "test_content_sha256": manifest["splits"]["test"]["content_sha256"],
             "reviews": len(split),
-            "source": manifest["parameters"]["source"],
             "parameters": manifest.get("test_parameters", manifest["parameters"]),
         },
         "labels": split.label_names,
-        "seed": seed,
-        **evaluation_metrics(logits, labels, split.label_names, seed, subsets),
         "environment": machine.environment(),
+        **evaluation_metrics(logits, np.array(split.labels), split.label_names, subsets),
     }
+
+
+def _content(split: Split) -> str:
+    return split_store.content_sha256(split.review_ids, split.labels, split.texts)
+
+
+def _unseen_books(data_dir: Path, split: Split) -> Mask | None:
+    """Which test reviews are of books without a review in the train split; None where that is not there."""
+    files = [data_dir / name for name in split_store.train_files(split_store.read_manifest(data_dir))]
+    if not all(path.is_file() for path in files):
+        return None
+    seen = set(pq.read_table(files, columns=["book_id"])["book_id"].unique().to_pylist())
+    return np.array([book not in seen for book in split.book_ids])

@@ -1,139 +1,116 @@
 """The pictures of results, drawn at the width of a text column to be read there.
 
 Each function takes documents of results files and returns a figure whose title says what it shows and whose
-last line says of what: model, repository and commit, reviews and date.
+last lines say of what: model, repository and commit, reviews and date.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from goodreads.common.errors import InputError
 from goodreads.common.files import atomic_files, locked, read_json
 from goodreads.common.progress import log
-from goodreads.evaluation.comparison import COPY
-from goodreads.evaluation.results import METRICS, genre_names, made_by, notes, title
-
-mpl.use("Agg")  # no screen needed
-from matplotlib import pyplot as plt
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
+from goodreads.data.genres import GENRES
+from goodreads.data.sampling import Parameters
+from goodreads.evaluation.comparison import COPY, gain
+from goodreads.evaluation.results import METRICS, Document, made_by, notes, title
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/): told apart with any colour vision, and in grey
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 BLUE, ORANGE, GREEN, GREY = *COLORS[:3], "#555555"
 WIDTH, SMALL = 6.6, 7.0  # inches; points, nothing is smaller
 mpl.rcParams.update({
+    "backend": "agg",  # no screen needed
     "font.size": 8.0, "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
     "axes.labelsize": 8.0, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42,
     "figure.constrained_layout.use": True, "savefig.dpi": 300,
 })  # fmt: skip
 SCORES = [name for name in METRICS if name != "loss"]
 REFERENCE = 0.5538  # accuracy in the reference's report, for its eight genres and its draw
-ENTRY = ("value", "low", "high")
-PROTOCOL = {"head": 10_000, "per_genre": 1_000, "train_per_genre": 800, "seed": 42}
-Document = dict[str, Any]
 
 
 def draw_all(
-    results_dir: Path, evaluations: dict[str, Document], pairs: Sequence[Document], formats: Sequence[str]
+    folder: Path, evaluations: dict[str, Document], names: list[str], pairs: list[Document], kinds: list[str]
 ) -> list[str]:
     """Draw every picture that a results folder has the files for; the names of the files, in drawing order.
 
-    Where a local model and its Hub copy are both there, one picture shows both.
-
     Args:
-        results_dir: the folder.
+        folder: the results folder.
         evaluations: all that it holds, by name.
-        pairs: what ``comparison.compare_all`` found for some of them.
-        formats: of the files: png, pdf, svg.
+        names, pairs: names of some of them, and what ``comparison.compare`` found.
+        kinds: of files: png, pdf, svg.
     """
-    made: dict[str, Figure] = {}
-    path = results_dir / "training_log.json"
+    made, path = {}, folder / "training_log.json"
     if path.exists():
-        generated = all(result["data"]["source"] == "sample" for result in evaluations.values())
-        try:
-            made["training_loss"] = training_curve(read_json(path, "train.py"), "generated " * generated)
-        except (LookupError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is not a log of train.py: {error!r}") from error
-    else:
-        log.warning("%s is missing, so training_loss is not drawn; train.py writes it", path)
+        generated = all(result["data"]["parameters"]["source"] == "sample" for result in evaluations.values())
+        if "saved_epoch" not in (record := read_json(path, "train.py")):
+            raise InputError(f"{path} is not a log of this version's train.py; move it away, or train again")
+        made["training_loss"] = training_curve(record, "generated " * generated)
     copies = [evaluations[name] for name in COPY if name in evaluations]
-    together = len(copies) == 2 and copies[0]["labels"] == copies[1]["labels"]
     for name, result in evaluations.items():
+        # a local model and its Hub copy stand side by side
+        group = [copy for copy in copies if copy["labels"] == result["labels"]] if name in COPY else [result]
         made[f"confusion_matrix_{name}"] = confusion(result)
-        if not (together and name == "hub"):  # it stands beside local and in comparison_local_hub
-            made[f"per_class_metrics_{name}"] = per_genre(
-                copies if together and name == "local" else [result]
-            )
+        made[f"reliability_{name}"] = reliability(result)
+        if result is group[0]:
+            made[f"per_class_metrics_{name}"] = per_genre(group)
             made[f"overall_metrics_{name}"] = overall([result])
-        if "calibration" in result:
-            made[f"reliability_{name}"] = reliability(result)
-    if names := list(dict.fromkeys(name for pair in pairs for name in pair["names"])):
+    if pairs:
         made["comparison_" + "_".join(names)] = overall([evaluations[name] for name in names], pairs)
-    files = {f"{stem}.{kind}": figure for stem, figure in made.items() for kind in formats}
-    with locked(results_dir), atomic_files(results_dir) as folder:
+    files = {f"{stem}.{kind}": figure for stem, figure in made.items() for kind in kinds}
+    with locked(folder), atomic_files(folder) as new:
         for file, figure in files.items():
-            figure.savefig(folder / file)
+            figure.savefig(new / file)
     plt.close("all")
-    log.info("drew %d pictures into %s", len(files), results_dir)
+    log.info("drew %d pictures into %s", len(files), folder)
     return list(files)
 
 
-def training_curve(record: Document, kind: str = "") -> "Figure":
-    """Loss per logged step and per epoch, and accuracy per epoch, of training_log.json.
+def training_curve(record: Document, kind: str = "") -> Figure:
+    """Loss per logged step and per epoch, of training_log.json.
 
     Args:
         record: the log.
         kind: what kind of reviews it trained on, "generated " or nothing.
     """
-    rows, steps = record["epochs"], record.get("losses", [])
-    best = str(record.get("best_checkpoint") or "").rpartition("-")[2]
-    saved = next((row for row in rows if best == str(row["step"])), rows[-1])
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
-    if steps:
-        x, y = zip(*((step["epoch"], step["loss"]) for step in steps))
-        axes[0].plot(x, y, color=BLUE, alpha=0.35, lw=0.8, label="Training, per step")
-    lines = [("Training", "train", BLUE, "o-"), ("Test", "test", ORANGE, "s--")]
-    lines += [("Validation, selects the epoch" if best else "Validation", "validation", GREEN, "^:")]
-    for place, metric in zip(axes, ("loss", "accuracy")):
-        for label, part, color, style in lines:
-            if points := [(row["epoch"], row[key]) for row in rows if (key := f"{part}_{metric}") in row]:
-                place.plot(*zip(*points), style, color=color, label=label, ms=4, lw=1.2)
-        place.axvline(saved["epoch"], color=GREY, lw=0.8, ls=(0, (1, 2)), label="Saved")
-        place.set(xlabel="Epoch", ylabel=metric.capitalize(), xlim=(0, rows[-1]["epoch"] + 0.2))
-        place.set_ylim(0, 1 if metric == "accuracy" else None)  # no axis of a thousandth
-        place.xaxis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True))
-        place.grid(alpha=0.3)
-    found = [f"{k.replace('_', ' ')} {saved[k]:.3f}" for k in ("test_accuracy", "test_loss") if k in saved]
-    finding = f"Epoch {saved['epoch']} of {len(rows)} is saved: {', '.join(found) or 'not evaluated'}"
-    model, trained = record["settings"]["model_name_or_path"], record["data"]["train_reviews"]
+    epochs, saved = record["epochs"], record["saved_epoch"]
+    figure, axes = plt.subplots(figsize=(WIDTH, 3))
+    for rows, key, label, style, color in (
+        (record["losses"], "loss", "Training, per step", "-", "#A6C8E0"),
+        (epochs, "train_loss", "Training", "o-", BLUE),
+        (epochs, "test_loss", "Test", "s--", ORANGE),
+        (epochs, "validation_loss", "Validation, selects the epoch", "^:", GREEN),
+    ):
+        if points := [(row["epoch"], row[key]) for row in rows if key in row]:
+            axes.plot(*zip(*points), style, color=color, label=label, ms=4, lw=1.2)
+    axes.axvline(saved, color=GREY, lw=0.8, ls=(0, (1, 2)), label="Saved")
+    axes.set(xlabel="Epoch", ylabel="Loss", xlim=(0, epochs[-1]["epoch"] + 0.2), ylim=(0, None))
+    axes.locator_params(axis="x", integer=True)
     weights = record["model"]["files_sha256"].get("model.safetensors", "unknown")[:8]
-    note = (
-        f"{Path(model).name} fine-tuned (weights {weights}) on {trained:,} {kind}reviews; {made_by(record)}"
-    )
-    return _finished(figure, finding, [note], axes[0])
+    note = f"{Path(record['settings']['model_name_or_path']).name} fine-tuned (weights {weights}) on "
+    note += f"{record['data']['train_reviews']:,} {kind}reviews; {made_by(record)}"
+    return _finished(figure, f"Epoch {saved:g} of {len(epochs)} is saved", [note], axes)
 
 
-def confusion(result: Document) -> "Figure":
+def confusion(result: Document) -> Figure:
     """The confusion matrix in per cent of each true genre; empty where nothing was confused."""
-    counts, names = np.array(result["confusion_matrix"]), genre_names(result["labels"])
+    counts, names = np.array(result["confusion_matrix"]), [GENRES[label] for label in result["labels"]]
     support = counts.sum(axis=1, keepdims=True)
     shares = 100 * counts / np.maximum(support, 1)
     figure, axes = plt.subplots(figsize=(WIDTH, 1.9 + 0.42 * len(names)))
-    cells = np.where(counts > 0, np.char.mod("%.1f", shares), "")
-    rows = [f"{name} ({n})" for name, n in zip(names, support[:, 0])]
     sns.heatmap(
-        shares, annot=cells, fmt="", cmap="Blues", vmin=0, vmax=100, linewidths=0.5, ax=axes,
-        yticklabels=rows, annot_kws={"size": 7.5}, cbar_kws={"label": "% of the true genre"},
+        shares, annot=np.where(counts > 0, np.char.mod("%.1f", shares), ""), annot_kws={"size": 7.5}, fmt="",
+        cmap="Blues", vmin=0, vmax=100, linewidths=0.5, ax=axes, cbar_kws={"label": "% of the true genre"},
+        yticklabels=[f"{name} ({n})" for name, n in zip(names, support[:, 0])],
     )  # fmt: skip
     axes.set(xlabel="Predicted genre", ylabel="True genre (reviews)")
     axes.tick_params("y", rotation=0)
@@ -146,126 +123,97 @@ def confusion(result: Document) -> "Figure":
     return _finished(figure, finding, notes([result]))
 
 
-def per_genre(results: Sequence[Document]) -> "Figure":
+def per_genre(results: Sequence[Document]) -> Figure:
     """Precision, recall and F1 of each genre, of one evaluation or of several side by side."""
-    labels, rows = results[0]["labels"], results[0]["per_class"]
-    height = 1.5 + len(labels) * max(0.3, 0.17 * len(results))
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, height), sharey=True)
-    for panel, key in zip(axes, ("precision", "recall", "f1")):
-        values = [[{"value": result["per_class"][label][key]} for label in labels] for result in results]
-        _bars(panel, results, values, "%.2f")
+    genres, first = [GENRES[label] for label in results[0]["labels"]], results[0]["per_class"]
+    height = 1.5 + len(genres) * max(0.3, 0.17 * len(results))
+    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, height), sharey=True)
+    for panel, key in zip(panels, ("precision", "recall", "f1")):
+        rows = [[[scores[key]] * 3 for scores in result["per_class"].values()] for result in results]
+        _bars(panel, results, genres, rows, "%.2f")
         _thresholds(panel, results[0])
         panel.set(xlim=(0, 1.2), xlabel=key.capitalize(), xticks=(0, 0.5, 1))
-    axes[0].set_yticks(range(len(labels)), genre_names(labels))
-    axes[0].invert_yaxis()
-    low, *_, high = sorted(labels, key=lambda label: rows[label]["f1"])
-    least, most = (f"{rows[label]['f1']:.2f} ({genre_names([label])[0]})" for label in (low, high))
-    finding = f"{title(results[0]['name'])}: F1 from {least} to {most}"
-    return _finished(figure, finding, notes(results), axes[0])
+    (low, worst), *_, (high, best) = sorted((first[slug]["f1"], GENRES[slug]) for slug in first)
+    finding = f"{title(results[0]['name'])}: F1 from {low:.2f} ({worst}) to {high:.2f} ({best})"
+    return _finished(figure, finding, notes(results), panels[0])
 
 
-def overall(results: Sequence[Document], pairs: Sequence[Document] = ()) -> "Figure":
-    """Scores and, on its own axis, loss of some evaluations, and the paired differences of their accuracies.
+def overall(results: Sequence[Document], pairs: Sequence[Document] = ()) -> Figure:
+    """Scores and, on its own axis, loss of some evaluations, and in words how their accuracies differ.
 
     Args:
         results: one or more.
-        pairs: what ``comparison.compare_all`` found for them.
+        pairs: what ``comparison.compare`` found for them.
     """
-    tested = [pair for pair in pairs if "accuracy_difference" in pair]
-    mosaic: Any = [["scores", "loss"], ["gain", "gain"]][: 1 + bool(tested)]
-    heights = [1.1 + 0.55 * len(results), 0.5 + 0.32 * len(tested)][: len(mosaic)]
-    figure, axes = plt.subplot_mosaic(mosaic, width_ratios=(3, 1), height_ratios=heights)
-    figure.set_size_inches(WIDTH, 1.0 + sum(heights))
-    scores, loss = axes["scores"], axes["loss"]
+    gains, origins = [gain(pair) for pair in pairs if "mcnemar" in pair], notes(results)
+    if gains:
+        origins += ["Differences in accuracy (McNemar's test, Holm's correction): " + "; ".join(gains)]
+    size = (WIDTH, 1.9 + 0.6 * len(results) + 0.08 * len(gains))
+    figure, (scores, loss) = plt.subplots(1, 2, figsize=size, width_ratios=(3, 1))
     for place, metrics in ((scores, SCORES), (loss, ["loss"])):
-        _bars(place, results, [[result["metrics"][name] for name in metrics] for result in results], "%.4f")
-        place.invert_yaxis()
+        rows = [[list(result["metrics"][name].values()) for name in metrics] for result in results]
+        _bars(place, results, [METRICS[metric] for metric in metrics], rows, "%.4f")
     _thresholds(scores, results[0])
-    scores.set_yticks(range(len(SCORES)), [METRICS[metric] for metric in SCORES])
     scores.set(xlim=(0, 1.12), xticks=np.arange(0, 1.1, 0.2), xlabel="Score, with 95 % interval")
-    most = max(result["metrics"]["loss"]["high"] for result in results)
-    loss.set(xlim=(0, max(1.6 * most, 0.1)), yticks=(), xlabel="Loss")
-    loss.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
-    if tested:
-        gains = np.array([list(pair["accuracy_difference"].values()) for pair in tested])
-        axes["gain"].errorbar(gains[:, 0], range(len(tested)), xerr=_distances(gains), fmt="o", ecolor=GREY)
-        axes["gain"].set_yticks(range(len(tested)), list(map(_difference, tested)))
-        axes["gain"].set(ylim=(len(tested) - 0.5, -0.5), xlabel="Difference in accuracy, with 95 % interval")
-        axes["gain"].axvline(0, color=GREY, lw=0.8)
-    return _finished(figure, _finding(results, pairs), notes(results), scores)
+    loss.set(xmargin=0.6, yticks=(), xlabel="Loss")
+    loss.locator_params(axis="x", nbins=3)
+    finding = f"{title(results[0]['name'])}: accuracy {results[0]['metrics']['accuracy']['value']:.3f}"
+    if [pair["names"] for pair in pairs] == [COPY]:
+        finding = f"Local and Hub copy: {pairs[0]['verdict']}"
+    elif pairs:
+        clear = sum(pair.get("mcnemar", {}).get("p_holm", 1) < 0.05 for pair in pairs)
+        finding = f"{clear} of {len(pairs)} differences in accuracy significant"
+    return _finished(figure, finding, origins, scores)
 
 
-def _finding(results: Sequence[Document], pairs: Sequence[Document]) -> str:
-    """What the scores of one evaluation, or the tests of several, say."""
-    names = ", ".join(title(result["name"]) for result in results)
-    if not pairs:
-        return f"{names}: accuracy {results[0]['metrics']['accuracy']['value']:.3f}"
-    if pairs[0]["names"] == COPY and len(pairs) == 1:
-        return f"Local and Hub copy: {pairs[0]['verdict']}"
-    clear = sum(pair.get("mcnemar", {}).get("p_holm", 1) < 0.05 for pair in pairs)
-    return f"{names}: {clear} of {len(pairs)} differences in accuracy significant"
-
-
-def _difference(pair: Document) -> str:
-    """Which difference a line shows, with its value and the probability of chance."""
-    first, second = (title(name) for name in pair["names"])
-    gain, p = pair["accuracy_difference"]["value"], pair["mcnemar"]["p_holm"]
-    return f"{second} minus {first}\n{gain:+.3f}, p = {p:.2g}"
-
-
-def reliability(result: Document) -> "Figure":
-    """How often the model is right where it is so confident, and how many reviews that are."""
-    found, name = result["calibration"], title(result["name"])
-    sure, right = found["confidence"], result["metrics"]["accuracy"]["value"]
-    bins = {key: np.array([part[key] for part in found["bins"]]) for key in found["bins"][0]}
-    figure, (axes, below) = plt.subplots(2, 1, figsize=(WIDTH, 4.2), sharex=True, height_ratios=(3, 1))
+def reliability(result: Document) -> Figure:
+    """How often the model is right where it is so confident."""
+    found, right = result["calibration"], result["metrics"]["accuracy"]["value"]
+    sure, name = found["confidence"], title(result["name"])
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.5))
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--", label="Perfectly calibrated")
-    axes.plot(bins["confidence"], bins["accuracy"], "o-", color=BLUE, ms=4, label=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    below.bar((bins["low"] + bins["high"]) / 2, bins["reviews"], 0.06, color=BLUE)
-    below.set(xlabel="Confidence (probability of the predicted genre)", ylabel="Reviews")
+    points = [(part["confidence"], part["accuracy"]) for part in found["bins"]]
+    axes.plot(*zip(*points), "o-", color=BLUE, ms=4, label=name)
+    axes.set(
+        xlim=(0, 1), ylim=(0, 1.02), ylabel="Accuracy", xlabel="Confidence (probability of the prediction)"
+    )
     how = "calibrated" if abs(sure - right) < 0.02 else "overconfident" if sure > right else "underconfident"
     finding = f"{name} is {how}: confidence {sure:.3f}, accuracy {right:.3f}"
     finding += f", calibration error {found['expected_calibration_error']:.3f}"
     return _finished(figure, finding, notes([result]), axes)
 
 
-def _bars(axes: "Axes", results: Sequence[Document], table: Sequence[Sequence[Document]], fmt: str) -> None:
-    """Horizontal bars with their values, in groups with one bar of each result.
+def _bars(axes: Axes, results: Sequence[Document], names: Sequence[str], table: Any, fmt: str) -> None:
+    """Horizontal bars with their values: for each name a group, in it a bar of each result.
 
     Args:
         axes: where.
         results: one or more.
-        table: for each result its entries: a value, and an interval (low, high) where there is one.
+        names: of the groups, from the top.
+        table: value, low and high for each result and name.
         fmt: of the values.
     """
-    thick = 0.8 / len(results)
-    for i, (result, entries) in enumerate(zip(results, table)):
-        rows = np.array([[entry.get(key, entry["value"]) for key in ENTRY] for entry in entries])
-        places, color = np.arange(len(rows)) + thick * (i + 0.5) - 0.4, COLORS[i % len(COLORS)]
-        label, arms = title(result["name"]), _distances(rows)
-        bars = axes.barh(places, rows[:, 0], thick, color=color, label=label, xerr=arms)
+    thick, groups = 0.8 / len(results), -np.arange(len(names))
+    for i, (result, rows) in enumerate(zip(results, table)):
+        value, low, high = np.array(rows).T
+        arms, color = np.maximum((value - low, high - value), 0), COLORS[i % len(COLORS)]
+        places, label = groups + 0.4 - thick * (i + 0.5), title(result["name"])
+        bars = axes.barh(places, value, thick, color=color, label=label, xerr=arms)
         axes.bar_label(bars, fmt=fmt, fontsize=SMALL, padding=2)
+    axes.set_yticks(groups, names)
 
 
-def _distances(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """From (value, low, high) per row, shape (n, 3), to the lengths of an interval's arms, shape (2, n)."""
-    return np.maximum((rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]), 0)
-
-
-def _thresholds(axes: "Axes", result: Document) -> None:
+def _thresholds(axes: Axes, result: Document) -> None:
     """Thin lines at chance, and at the reference's accuracy if this is its protocol."""
     chance = 1 / len(result["labels"])
     axes.axvline(chance, color=GREY, lw=0.8, ls=":", label=f"Chance ({chance:.3g})")
-    own = PROTOCOL.items() <= result["data"].get("parameters", {}).items() and len(result["labels"]) == 8
-    if own and result["data"]["source"] != "sample":
+    parameters, protocol = result["data"]["parameters"], Parameters().as_json()
+    if parameters["source"] != "sample" and parameters | {"source": protocol["source"]} == protocol:
         axes.axvline(REFERENCE, color=GREY, lw=0.8, ls="--", label=f"Reference's accuracy ({REFERENCE})")
 
 
-def _finished(
-    figure: "Figure", finding: str, origins: Sequence[str], legend: "Axes | None" = None
-) -> "Figure":
-    """Add title, the legend of some axes and the line that says of what this is."""
+def _finished(figure: Figure, finding: str, origins: Sequence[str], legend: Axes | None = None) -> Figure:
+    """Add title, the legend of some axes and the lines that say of what this is."""
     text = "\n".join(fill(note, 112) for note in origins)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL, color=GREY)
     handles, labels = legend.get_legend_handles_labels() if legend else ([], [])

@@ -6,11 +6,12 @@ mistakes with their text. README, "Files", has the format.
 """
 
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,10 @@ from goodreads.common.files import atomic_files, locked, read_json, sha256_file,
 from goodreads.common.progress import log
 from goodreads.data.genres import GENRES
 from goodreads.data.review_files import UCSD
+from goodreads.data.split_store import Split
+from goodreads.evaluation.metrics import Floats
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from goodreads.data.split_store import Split
-
+Document = dict[str, Any]
 FORMAT = 1
 METRICS = {  # the reference's Table 2, in its order
     "accuracy": "Accuracy",
@@ -37,10 +36,10 @@ METRICS = {  # the reference's Table 2, in its order
     "f1_weighted": "F1 (weighted)",
     "loss": "Loss",
 }
-REQUIRED = "labels model data metrics per_class confusion_matrix created dtype predictions_sha256".split()
 EACH, LETTERS = 3, 300  # mistakes shown per pair of genres; letters of a review's text
 WARNING = "**Not for publication.** This file holds text of reviews; push_to_hub.py never publishes it."
 TITLES = {"local": "Local", "hub": "Hub", "tfidf": "TF-IDF baseline"}
+KINDS = {"sample": "generated test reviews, which say nothing of real ones", UCSD: "UCSD test reviews"}
 
 
 def file_of(results_dir: Path, name: str) -> Path:
@@ -48,13 +47,12 @@ def file_of(results_dir: Path, name: str) -> Path:
     return results_dir / f"eval_results_{name}.json"
 
 
-def evaluate_command(results_dir: Path, name: str) -> str:
+def evaluate_command(folder: Path, name: str) -> str:
     """The command that makes that evaluation anew, for hints."""
-    options = {"local": "", "tfidf": " --model tfidf"}.get(name, f" --model ... --name {name}")
-    return f"python evaluate_model.py{options} --results-dir {shlex.quote(str(results_dir))} --force"
+    return f"python evaluate_model.py --model ... --name {name} --results-dir {quote(str(folder))} --force"
 
 
-def read(results_dir: Path, name: str) -> dict[str, Any]:
+def read(results_dir: Path, name: str) -> Document:
     """The evaluation of that name, whatever name the file itself gives.
 
     Raises:
@@ -62,27 +60,24 @@ def read(results_dir: Path, name: str) -> dict[str, Any]:
     """
     path, command = file_of(results_dir, name), evaluate_command(results_dir, name)
     document = read_json(path, command)
-    missing = [key for key in REQUIRED if not document.get(key)]
-    if missing or document.get("format") != FORMAT:
+    if document.get("format") != FORMAT:
         raise InputError(f"{path} is not an evaluation of format {FORMAT}; make it again with: {command}")
     return document | {"name": name}
 
 
-def read_all(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """Every evaluation in the folder by the name of its file, "local" and "hub" first.
+def read_all(results_dir: Path) -> dict[str, Document]:
+    """Every evaluation in the folder by the name of its file.
 
     Raises:
         InputError: there is none, or one is damaged.
     """
-    names = {path.stem.removeprefix("eval_results_") for path in results_dir.glob("eval_results_*.json")}
-    if not names:
-        command = evaluate_command(results_dir, "local")
-        raise InputError(f"{results_dir} has no eval_results_*.json; make one with: {command}")
-    first = [name for name in ("local", "hub") if name in names]
-    return {name: read(results_dir, name) for name in [*first, *sorted(names.difference(first))]}
+    names = sorted(
+        path.stem.removeprefix("eval_results_") for path in results_dir.glob("eval_results_*.json")
+    )
+    return {name: read(results_dir, name) for name in names or ["local"]}
 
 
-def read_predictions(results_dir: Path, document: dict[str, Any]) -> pa.Table:
+def read_predictions(results_dir: Path, document: Document) -> pa.Table:
     """The predictions that belong to an evaluation; raises InputError if they are missing or others."""
     path = results_dir / f"predictions_{document['name']}.parquet"
     if not path.is_file() or sha256_file(path) != document["predictions_sha256"]:
@@ -91,18 +86,17 @@ def read_predictions(results_dir: Path, document: dict[str, Any]) -> pa.Table:
     return pq.read_table(path)
 
 
-def check_replaceable(results_dir: Path, name: str, model: dict[str, Any], force: bool) -> None:
+def check_replaceable(results_dir: Path, name: str, model: Document, force: bool) -> None:
     """Raise InputError if the results of ``model`` would replace another model's, unless ``force``."""
-    if force or not file_of(results_dir, name).exists():
-        return
-    found = read(results_dir, name)["model"]
-    if found["weights_sha256"] != model["weights_sha256"]:
-        path, weights = file_of(results_dir, name), str(found["weights_sha256"])[:8]
-        known = f"{path} is of another model ({found['source']}, weights {weights})"
-        raise InputError(f"{known}; give --name for a name of its own, or replace it with --force")
+    path = file_of(results_dir, name)
+    if path.exists() and not force:
+        found = read(results_dir, name)["model"]
+        if found["weights_sha256"] != model["weights_sha256"]:
+            known = f"{path} is of another model ({found['source']}, weights {found['weights_sha256'][:8]})"
+            raise InputError(f"{known}; give --name for a name of its own, or replace it with --force")
 
 
-def write(results_dir: Path, result: dict[str, Any], split: "Split", logits: "NDArray[np.float32]") -> str:
+def write(results_dir: Path, result: Document, split: Split, logits: Floats) -> str:
     """Write the four files of an evaluation, all of them or none.
 
     Args:
@@ -117,7 +111,8 @@ def write(results_dir: Path, result: dict[str, Any], split: "Split", logits: "ND
     Raises:
         InputError: the folder cannot be written.
     """
-    name, predictions, genres = result["name"], logits.argmax(axis=1), genre_names(split.label_names)
+    genres = [GENRES[label] for label in split.label_names]
+    name, predictions = result["name"], logits.argmax(axis=1)
     known: Any = {"labels": range(len(genres)), "target_names": genres, "digits": 4, "zero_division": 0}
     report = str(classification_report(split.labels, predictions, **known)).rstrip()
     columns = {"review_id": split.review_ids, "label": split.labels, "prediction": predictions}
@@ -133,62 +128,45 @@ def write(results_dir: Path, result: dict[str, Any], split: "Split", logits: "ND
     return report
 
 
-def errors_markdown(split: "Split", logits: "NDArray[np.float32]") -> str:
+def errors_markdown(split: Split, logits: Floats) -> str:
     """The confused pairs, most frequent first, each with its most confident mistakes.
 
     Args:
         split: n reviews.
         logits: shape (n, labels), columns in the order of the split's labels.
     """
-    names = genre_names(split.label_names)
-    probabilities = softmax(logits.astype(np.float64), axis=1)
-    labels, predictions = np.array(split.labels), logits.argmax(axis=1)
-    pairs: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i in np.argsort(-probabilities.max(axis=1), kind="stable"):
-        if labels[i] != predictions[i]:
-            pairs[labels[i], predictions[i]].append(int(i))
-    wrong = sum(map(len, pairs.values()))
-    lines = ["# Mistakes", "", WARNING, "", f"{wrong:,} of {len(labels):,} reviews are misclassified."]
-    for (true, taken), rows in sorted(pairs.items(), key=lambda item: (-len(item[1]), item[0])):
-        support = np.count_nonzero(labels == true)
-        lines += ["", f"## {names[true]} taken for {names[taken]}: {len(rows)} of {support}", ""]
-        for i in rows[:EACH]:
-            sure, left = (f"{probabilities[i, label]:.3f} {names[label]}" for label in (taken, true))
-            lines += [f"- {sure}, {left}; review {split.review_ids[i]}", ""]
-            lines += [f"  > {_quoted(split.texts[i])}", ""]
-    return "\n".join(lines) + "\n"
+    names, predictions = [GENRES[label] for label in split.label_names], logits.argmax(axis=1)
+    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    mistakes: dict[str, list[str]] = defaultdict(list)
+    for i in np.argsort(-confidence, kind="stable"):
+        if (label := split.labels[i]) != predictions[i]:
+            text = shorten(split.texts[i], LETTERS, placeholder=" …")
+            quoted = re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)  # Markdown's and HTML's characters
+            entry = f"- {confidence[i]:.3f}, review {split.review_ids[i]}: {quoted}"
+            mistakes[f"{names[label]} taken for {names[predictions[i]]}"].append(entry)
+    wrong = sum(map(len, mistakes.values()))
+    parts = ["# Mistakes", WARNING, f"{wrong:,} of {len(split):,} reviews are misclassified."]
+    for pair, entries in sorted(mistakes.items(), key=lambda item: -len(item[1])):
+        parts += [f"## {pair}: {len(entries)}", *entries[:EACH]]
+    return "\n\n".join(parts) + "\n"
 
 
-def _quoted(text: str) -> str:
-    """The beginning of a review on one line, with Markdown's and HTML's characters escaped."""
-    text = " ".join(text.split())
-    text = text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
-    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text) or "(empty)"
-
-
-def table(result: dict[str, Any]) -> str:
+def table(result: Document) -> str:
     """The headline metrics with their intervals, and what else the numbers depend on."""
-    lines = [f"{result['name']}: {origin(result)} on {reviews(result)}", f"{'':<33}value   95 % interval"]
     rows = list(result["metrics"].items())
     for name, subset in result["subsets"].items():
-        if subset and subset["accuracy"]:
-            rows.append((f"accuracy, {name.replace('_', ' ')} ({subset['reviews']:,})", subset["accuracy"]))
-    for name, entry in rows:
-        lines.append(f"{name:<30}{entry['value']:>8.4f}   {entry['low']:.4f} to {entry['high']:.4f}")
-    error = result["calibration"]["expected_calibration_error"]
-    return "\n".join([*lines, f"{'calibration error':<30}{error:>8.4f}"])
+        rows.append((f"accuracy, {name.replace('_', ' ')} ({subset['reviews']:,})", subset["accuracy"]))
+    lines = [f"{name:<30}{e['value']:>8.4f}   {e['low']:.4f} to {e['high']:.4f}" for name, e in rows]
+    return "\n".join([*notes([result]), f"{'':<33}value   95 % interval", *lines])
 
 
-def summary(result: dict[str, Any]) -> dict[str, Any]:
+def summary(result: Document) -> Document:
     """The machine-readable summary that is printed last."""
-    model, values = result["model"], {name: entry["value"] for name, entry in result["metrics"].items()}
-    values["calibration_error"] = result["calibration"]["expected_calibration_error"]
-    return {
-        **{"name": result["name"], "model": model["source"], "weights_sha256": model["weights_sha256"]},
-        "reviews": result["data"]["reviews"],
-        **{name: round(value, 4) for name, value in values.items()},
-        "reviews_per_second": round(result["throughput"]["reviews_per_second"], 1),
-    }
+    model, numbers = result["model"], {name: entry["value"] for name, entry in result["metrics"].items()}
+    numbers["calibration_error"] = result["calibration"]["expected_calibration_error"]
+    known = {"name": result["name"], "model": model["source"], "weights_sha256": model["weights_sha256"]}
+    known["reviews"] = result["data"]["reviews"]
+    return known | {name: round(value, 4) for name, value in numbers.items()}
 
 
 def title(name: str) -> str:
@@ -196,35 +174,23 @@ def title(name: str) -> str:
     return TITLES.get(name, name if len(name) <= 24 else f"{name[:23]}…")
 
 
-def genre_names(labels: list[str]) -> list[str]:
-    """The names that readers know of some slugs."""
-    return [GENRES.get(label, label) for label in labels]
+def notes(results: Sequence[Document]) -> list[str]:
+    """Of which model, repository and commit each evaluation is, without the path of a folder; and of which
+    reviews, when made and by which code, once if that is the same."""
+    models, data = [], []
+    for result in results:
+        model, reviews = result["model"], result["data"]
+        where = Path(model["source"]).resolve().name
+        if "commit" in model:
+            where = f"{model['source']} at commit {model['commit'][:10]}"
+        models.append(f"{title(result['name'])}: {where} (weights {str(model['weights_sha256'])[:8]})")
+        source = reviews["parameters"]["source"]
+        kind = KINDS.get(source) or f"test reviews from {Path(source).name}"
+        data.append(f"{reviews['reviews']:,} {kind}; evaluated {made_by(result)}")
+    return [*models, *dict.fromkeys(data)]
 
 
-def origin(document: dict[str, Any]) -> str:
-    """Model, repository and commit of an evaluation in one phrase, without the path of a folder."""
-    model = document["model"]
-    where = Path(model["source"]).resolve().name
-    if model.get("commit"):
-        where = f"{model['source']} at commit {model['commit'][:10]}"
-    return f"{where} (weights {(model['weights_sha256'] or 'unknown')[:8]})"
-
-
-def reviews(document: dict[str, Any]) -> str:
-    """Which reviews an evaluation is of, when it was made, and by which commit of this code."""
-    data = document["data"]
-    known = {"sample": "generated test reviews, which say nothing of real ones", UCSD: "UCSD test reviews"}
-    kind = known.get(data["source"]) or f"test reviews from {Path(data['source']).name}"
-    return f"{data['reviews']:,} {kind}; evaluated {made_by(document)}"
-
-
-def made_by(document: dict[str, Any]) -> str:
+def made_by(document: Document) -> str:
     """When a file was made, and by which commit of this code."""
     code = document.get("git_commit")
     return str(document["created"])[:10] + (f" by code at commit {code[:10]}" if code else "")
-
-
-def notes(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Where some evaluations come from; the reviews once if they are of the same."""
-    data = dict.fromkeys(reviews(result) for result in results)
-    return [*(f"{title(result['name'])}: {origin(result)}" for result in results), *data]

@@ -1,11 +1,11 @@
 """Reviews to logits: one loop for evaluate_model.py and for the evaluations of a training run."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from goodreads.common.errors import CheckFailed
 from goodreads.common.progress import Progress, log
@@ -15,37 +15,31 @@ from goodreads.model.packed import choose_layout
 from goodreads.model.padded import Padded
 from goodreads.model.tokenized import TokenizedReviews, tokenize_texts
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+def score(classifier: Classifier, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Logits of each text, in the order given.
 
     Args:
         classifier: from ``goodreads.model.checkpoint.load_classifier``.
-        texts: n reviews.
+        texts: n reviews, one or more.
 
     Returns:
         float32 logits of shape (n, labels), columns in the model's own label order; and the number of tokens
-        scored, filler and padding left out.
+        of each review that were scored, shape (n,).
 
     Raises:
         CheckFailed: a logit is not a finite number.
     """
     model = classifier.model
-    if not texts:
-        return np.zeros((0, len(classifier.labels)), np.float32), 0
     reviews = tokenize_texts(classifier.tokenizer, texts, classifier.max_length)
     layout = choose_layout(model, classifier.tokenizer, reviews)
     sizes = scoring_sizes(model.device.type, reviews.lengths)
     log.info("scoring %s reviews, at most %s tokens at a time", f"{len(texts):,}", f"{sizes.most_tokens:,}")
-    logits = score_reviews(model, layout, sizes, reviews, show=True)
-    return logits.numpy(), int(reviews.lengths.sum())
+    return score_reviews(model, layout, sizes, reviews, show=True).numpy(), reviews.lengths
 
 
 def score_reviews(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     layout: Padded,
     sizes: Sizes,
     reviews: TokenizedReviews,
@@ -66,22 +60,17 @@ def score_reviews(
     progress = Progress("score", len(reviews), "reviews") if show else None
     model.eval()
     with torch.inference_mode():
-        found = []
         for part in parts:
             inputs = layout.inputs(reviews, part, sizes, model.device)
             del inputs["labels"]
-            found.append(model(**inputs).logits[: len(part)].float())
+            logits[part] = model(**inputs).logits[: len(part)].float()
             if progress:
                 progress.update(len(part))
-        if found:
-            logits[[i for part in parts for i in part]] = torch.cat(found)
     if processes > 1:
         torch.distributed.all_reduce(logits)
     if progress:
         progress.close()
     if bad := int((~logits.isfinite().all(dim=1)).sum()):
-        raise CheckFailed(
-            f"the logits of {bad:,} of {len(reviews):,} reviews are not finite numbers: the model's weights "
-            "are damaged, or its training diverged (a lower --learning_rate helps)"
-        )
+        hint = "the weights are damaged, or training diverged (a lower --learning_rate helps)"
+        raise CheckFailed(f"the logits of {bad:,} of {len(reviews):,} reviews are not finite numbers: {hint}")
     return logits.cpu()

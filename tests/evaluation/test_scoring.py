@@ -28,8 +28,8 @@ def test_scores_do_not_depend_on_order_or_company(classifier: Classifier) -> Non
     turned, _ = score(classifier, texts[::-1])
     np.testing.assert_allclose(turned[::-1], logits, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(score(classifier, texts[40:41])[0][0], logits[40], rtol=1e-4, atol=1e-6)
-    assert tokens == sum(map(len, classifier.tokenizer(texts, truncation=True, max_length=64)["input_ids"]))
-    assert score(classifier, [])[0].shape == (0, 3)
+    ids = classifier.tokenizer(texts, truncation=True, max_length=64)["input_ids"]
+    assert tokens.tolist() == [len(row) for row in ids]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -62,7 +62,7 @@ def test_any_classifier_of_transformers_is_trained_scored_and_published(kind: st
     classifier = load_classifier(tmp_path / "model", "float32", "cpu")
     assert classifier.labels == LABELS and classifier.max_length == 12
     logits, tokens = score(classifier, texts)
-    assert tokens == reviews.lengths.sum()
+    assert (tokens == reviews.lengths).all()
     again = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.tensor(labels))
     assert again.item() == pytest.approx(loss, rel=1e-5)
     one_by_one = np.concatenate([score(classifier, [text])[0] for text in texts[:4]])
