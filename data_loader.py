@@ -9,8 +9,8 @@ Reads the first --head reviews of each genre, samples --per-genre of them with o
 makes the first --train-per-genre of those the train split and the rest the test split. A second run with
 the same parameters checks what is on disk and uses it.
 
---head all samples from whole files. --per-genre all makes training data, in shards, of every review read
-whose id or text does not stand in the test split of --test-from. The last line on stdout is JSON.
+--head all samples from whole files. --per-genre all makes training data, a file per genre, of every review
+read whose id or text does not stand in the test split of --test-from. The last line on stdout is JSON.
 Files: README, "Files".
 """
 
@@ -23,32 +23,24 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 
 from goodreads.common.cli import Parser, positive_int, run, whole_number
-from goodreads.common.files import sha256_file
 from goodreads.data.genres import GENRES, parse_genres
-from goodreads.data.resumable_http import Limits
 from goodreads.data.sampling import Parameters
 
 
 def report(manifest: dict[str, Any], output_dir: Path) -> str:
     """The manifest's counts as a table, and a line of JSON for scripts."""
-    read, splits, found = manifest["read"], manifest["splits"], manifest["report"]
-    reviews = {name: {g: n["reviews"] for g, n in splits[name]["genres"].items()} for name in splits}
+    read, splits = manifest["read"], manifest["splits"]
+    train, test = ({g: n["reviews"] for g, n in splits[name]["genres"].items()} for name in ("train", "test"))
     lines = [f"{'genre':<24}{'read':>10}{'train':>10}{'test':>8}"]
-    lines += [
-        f"{genre:<24}{read[genre]['reviews_read']:>10}{reviews['train'][genre]:>10}{reviews['test'][genre]:>8}"
-        for genre in read
-    ]
-    counts = {name: n for name, n in found.items() if isinstance(n, int)}
-    counts["removed"] = len(manifest["removed_train_review_ids"])
+    lines += [f"{g:<24}{read[g]['reviews_read']:>10}{train[g]:>10}{test[g]:>8}" for g in read]
+    counts = {**manifest["report"], "removed": len(manifest["removed_train_review_ids"])}
     counts["bad_lines_left_out"] = sum(len(entry["bad_lines"]) for entry in read.values())
-    lines.append(", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()))
+    lines.append(", ".join(f"{k.replace('_', ' ')} {n}" for k, n in counts.items() if isinstance(n, int)))
     summary = {
         "data_dir": str(output_dir),
-        "source": manifest["parameters"]["source"],
-        "genres": list(read),
-        **{f"{name}_reviews": sum(reviews[name].values()) for name in splits},
-        **{f"{name}_content_sha256": splits[name]["content_sha256"] for name in splits},
-        "manifest_sha256": sha256_file(output_dir / "manifest.json"),
+        "train_reviews": sum(train.values()),
+        "test_reviews": sum(test.values()),
+        "test_content_sha256": splits["test"]["content_sha256"],
     }
     return "\n".join([*lines, json.dumps(summary)])
 
@@ -65,17 +57,8 @@ def parse_options() -> argparse.Namespace:
     add("--source", default=default.source, help="base URL, local folder, or 'sample' for generated reviews")
     add("--genres", type=parse_genres, default=",".join(GENRES), help="comma-separated slugs")
     add("--head", type=number_or_all, default=default.head, help="reviews read of each file, or 'all'")
-    add(
-        "--per-genre",
-        type=number_or_all,
-        default=default.per_genre,
-        help="reviews sampled of those, or 'all'",
-    )
-    add(
-        "--train-per-genre",
-        type=positive_int,
-        help="sampled reviews that train, the rest test (default: 800)",
-    )
+    add("--per-genre", type=number_or_all, default=default.per_genre, help="reviews sampled, or 'all'")
+    add("--train-per-genre", type=positive_int, help="sampled reviews for training (default: 800)")
     add("--test-from", type=Path, help="data folder whose test split --per-genre all holds out")
     add("--seed", type=whole_number, default=default.seed, help="of the sampling")
     add("--output-dir", type=Path, default=Path("data"), help="folder for the split and its manifest")
@@ -83,8 +66,6 @@ def parse_options() -> argparse.Namespace:
     add("--allow-fewer", action="store_true", help="accept genres with fewer than --per-genre reviews")
     add("--max-bad-lines", type=whole_number, default=0, help="lines per genre that may be no reviews")
     add("--force", action="store_true", help="replace a split that stands in --output-dir")
-    add("--timeout", type=positive_int, default=60, help="seconds without a byte that break a connection")
-    add("--retries", type=whole_number, default=4, help="failures in a row that a download may have")
     options = parser.parse_args()
     if options.train_per_genre is None and options.per_genre is not None:
         options.train_per_genre = default.train_per_genre
@@ -95,12 +76,11 @@ def main() -> None:
     """Make or check the split and print its summary."""
     options = parse_options()
     chosen = {name: value for name, value in vars(options).items() if hasattr(Parameters, name)}
-    parameters, limits = Parameters(**chosen), Limits(options.timeout, options.retries)
+    parameters = Parameters(**chosen)
     from goodreads.data.split_builder import build_split
 
-    output_dir, force, test_from = options.output_dir, options.force, options.test_from
-    manifest = build_split(parameters, output_dir, force=force, limits=limits, test_from=test_from)
-    print(report(manifest, output_dir))
+    manifest = build_split(parameters, options.output_dir, force=options.force, test_from=options.test_from)
+    print(report(manifest, options.output_dir))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A real HTTP server on 127.0.0.1 that serves a folder, misbehaves on request and records what it sent."""
 
 import socket
-import ssl
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,27 +46,18 @@ class FileServer(ThreadingHTTPServer):
     """Serves ``folder``'s files under any prefix: only the last part of the path counts.
 
     ``delay`` is slept before each chunk of ``CHUNK`` bytes; ``answers`` maps a file name to an ``Answer``,
-    or to a list of them for one request each, after which the file is answered as it stands. With a
-    ``certificate`` (and its key in one PEM file) it speaks TLS.
+    or to a list of them for one request each, after which the file is answered as it stands.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        delay: float = 0.0,
-        answers: dict[str, Answer | list[Answer]] | None = None,
-        certificate: Path | None = None,
+        self, folder: Path, delay: float = 0.0, answers: dict[str, Answer | list[Answer]] | None = None
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.delay, self.answers = folder, delay, answers or {}
         self.requests: list[Request] = []
         self.max_concurrent = self.active = 0
         self.changed, self.stopping = threading.Condition(), threading.Event()
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}/byGenre/"
+        self.url = f"http://127.0.0.1:{self.server_port}/byGenre/"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()

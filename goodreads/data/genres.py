@@ -59,8 +59,6 @@ def match_labels(model_labels: Sequence[str], data_labels: Sequence[str], model:
     """
     if sorted(model_labels) != sorted(data_labels):
         ours, theirs = (shorten(", ".join(names), 200) for names in (model_labels, data_labels))
-        raise InputError(
-            f"{model}: its labels ({ours}) are not the data's ({theirs}); "
-            "evaluate it on the split it was trained for, or retrain with train.py"
-        )
+        advice = "evaluate it on the split it was trained for, or retrain with train.py"
+        raise InputError(f"{model}: its labels ({ours}) are not the data's ({theirs}); {advice}")
     return [list(model_labels).index(name) for name in data_labels]

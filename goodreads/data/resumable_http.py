@@ -2,7 +2,6 @@
 
 import io
 import random
-from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +15,12 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK = 1 << 16  # bytes that a read gives at most, and so the most that is read past what is needed
-CONNECT_TIMEOUT, LONGEST_TIMEOUT = 10.0, 86_400.0  # seconds; sockets take no more than some weeks
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; doubled each time, up to half of it taken off at random
-LONGEST_WAIT = 600  # seconds, where a server asks for more by Retry-After
+TIMEOUT = 10.0, 60.0  # seconds to connect; without a byte after which a connection counts as broken
+RETRIES = 6  # attempts in a row that may fail without a new byte
+FIRST_PAUSE = 0.5  # seconds; doubled each time, up to half of it taken off at random
 BUSY = {408, 429, 500, 502, 503, 504}
+RETRY_AFTER = urllib3.Retry(retry_after_max=600)  # reads that header; seconds that a server may ask for
 HEADERS = {"User-Agent": "goodreads-genre-classifier/1 (python-requests)", "Accept-Encoding": "identity"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long to be patient.
-
-    Attributes:
-        timeout: seconds without a byte after which a connection counts as broken.
-        retries: attempts in a row that may fail without a new byte.
-    """
-
-    timeout: float = 60.0
-    retries: int = 4
 
 
 class Download(io.RawIOBase):
@@ -47,12 +34,11 @@ class Download(io.RawIOBase):
         position: bytes read so far.
     """
 
-    def __init__(self, url: str, stop: Event, limits: Limits = Limits()) -> None:
+    def __init__(self, url: str, stop: Event) -> None:
         """Connect at the first read; when ``stop`` is set, waiting to try again ends in an InputError."""
-        self.url, self.position = url, 0
-        self._stop, self._limits = stop, limits
-        self._body: Any = None  # of the current response
-        self._version, self._skip = "", 0  # strong ETag or else Last-Modified; bytes that are sent again
+        self.url, self.position, self._stop = url, 0, stop
+        self._body: Any = None  # of the current response, not decoded, since it is gzip itself
+        self._version: str | None = None  # strong ETag or else Last-Modified
         self._failures, self._asked_wait = 0, 0.0  # failures in a row; seconds, by Retry-After
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
@@ -65,24 +51,15 @@ class Download(io.RawIOBase):
         while True:
             try:
                 if self._body is None:
-                    self._body = self._connect()
-                chunk = self._body.read1(min(len(view), self._skip or len(view)))
-            except InputError:
-                raise
-            except Exception as error:  # of requests, urllib3, ssl or the socket
-                self._retry(error)
-                continue
-            if chunk and self._skip:
-                self._skip -= len(chunk)
-                continue
-            view[: len(chunk)] = chunk
-            self.position += len(chunk)
-            self._failures = 0
-            return len(chunk)
-
-    def tell(self) -> int:
-        """Bytes read so far."""
-        return self.position
+                    self._connect()
+                chunk = self._body.read1(len(view))
+                break
+            except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+                self._hang_up_and_wait(error)
+        view[: len(chunk)] = chunk
+        self.position += len(chunk)
+        self._failures = 0
+        return len(chunk)
 
     def close(self) -> None:
         """Hang up."""
@@ -90,38 +67,34 @@ class Download(io.RawIOBase):
             self._body.close()
         super().close()
 
-    def _connect(self) -> Any:
-        """Ask for the rest of the body; a file of it, not decoded, since it is gzip itself."""
-        headers, self._skip = dict(HEADERS), 0
+    def _connect(self) -> None:
+        """Ask for the rest of the body, and skip what is sent again."""
+        headers: dict[str, str | None] = {**HEADERS}
         if self.position:
-            guard = {"If-Range": self._version} if self._version else {}
-            headers |= {"Range": f"bytes={self.position}-"} | guard
-        timeout = (CONNECT_TIMEOUT, min(self._limits.timeout, LONGEST_TIMEOUT))
-        response = requests.get(self.url, stream=True, timeout=timeout, headers=headers)
-        status, place = response.status_code, f"HTTP {response.status_code} {response.reason}"
+            headers |= {"Range": f"bytes={self.position}-", "If-Range": self._version}  # None is not sent
+        response = requests.get(self.url, stream=True, timeout=TIMEOUT, headers=headers)
+        status, span = response.status_code, response.headers.get("Content-Range", "")
         if status in BUSY:
             response.close()
-            self._asked_wait = (
-                urllib3.Retry(retry_after_max=LONGEST_WAIT).get_retry_after(response.raw) or 0.0
-            )
-            raise OSError(place)
-        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if status == 416 and self.position and total == str(self.position):
-            return io.BytesIO()  # the Content-Length was too large: the body ends here
+            self._asked_wait = RETRY_AFTER.get_retry_after(response.raw) or 0.0
+            raise OSError(f"HTTP {status} {response.reason}")
+        if status == 416 and self.position and span == f"bytes */{self.position}":
+            self._body = io.BytesIO()  # the Content-Length was too large: the body ends here
+            return
         if status not in (200, 206):
-            raise InputError(f"{self.url}: {place}; check --source")
+            raise InputError(f"{self.url}: HTTP {status} {response.reason}; check --source")
         # a weak ETag says nothing about bytes
-        etag = response.headers.get("ETag", "")
-        version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-        other = self.position and version != self._version
-        if other or (status == 206 and span.partition("-")[0] != str(self.position)):
+        etag = response.headers.get("ETag", "W/")
+        version = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
+        elsewhere = status == 206 and not span.startswith(f"bytes {self.position}-")
+        if elsewhere or (self.position and version != self._version):
             raise InputError(f"{self.url} changed while it was read, at byte {self.position:,}; run again")
-        self._version = version
-        self._skip = self.position if status == 200 else 0
-        return response.raw
+        self._version, self._body = version, response.raw
+        for start in range(0, self.position if status == 200 else 0, CHUNK):
+            self._body.read(min(CHUNK, self.position - start))
 
-    def _retry(self, error: Exception) -> None:
-        """Hang up, and wait before the next attempt; raises InputError if there is none."""
+    def _hang_up_and_wait(self, error: Exception) -> None:
+        """Wait before the next attempt; raises InputError if there is none."""
         root: BaseException = error
         while (cause := root.__cause__ or root.__context__) is not None:
             root = cause
@@ -129,16 +102,13 @@ class Download(io.RawIOBase):
         final = self._body is None and isinstance(root, ValueError)
         if self._body is not None:
             self._body.close()
-        self._body, wait, self._asked_wait = None, self._asked_wait, 0.0
-        self._failures += 1
+        self._body, self._failures = None, self._failures + 1
         place = f"{self.url}: {type(root).__name__}: {root} at byte {self.position:,}"
-        if final or self._failures > self._limits.retries:
-            raise InputError(
-                f"{place}, attempt {self._failures}; check the network, --source, and the environment's "
-                "settings of proxies and certificates (REQUESTS_CA_BUNDLE), then run again"
-            ) from error
-        pause = min(FIRST_PAUSE * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        pause = max(pause, wait)
+        if final or self._failures > RETRIES:
+            hint = "check the network, --source, proxy and certificates (REQUESTS_CA_BUNDLE), then run again"
+            raise InputError(f"{place}, attempt {self._failures}; {hint}") from error
+        pause = FIRST_PAUSE * 2 ** (self._failures - 1) * random.uniform(0.5, 1.0)
+        pause, self._asked_wait = max(pause, self._asked_wait), 0.0
         log.warning("%s; trying again in %.1f s", place, pause)
         if self._stop.wait(pause):
             raise InputError(f"{self.url}: reading was stopped")

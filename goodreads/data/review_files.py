@@ -18,7 +18,7 @@ from isal import igzip, isal_zlib
 from goodreads.common.errors import InputError
 from goodreads.common.progress import Progress, log
 from goodreads.data.genres import file_name
-from goodreads.data.resumable_http import Download, Limits
+from goodreads.data.resumable_http import Download
 from goodreads.data.review_parser import Review, parse_review
 from goodreads.data.sample_reviews import MOST_REVIEWS, gzip_file
 
@@ -36,24 +36,22 @@ class ReviewFile:
         where: its URL or path, for messages and the manifest.
         name: genre and ``where``, for messages.
         count: lines read so far.
-        bytes_read: compressed bytes, once all lines have been read.
         bad_lines: a message for each line that is not a review and was left out.
     """
 
-    def __init__(self, source: str, limits: Limits, genre: str, stop: Event) -> None:
+    def __init__(self, source: str, genre: str, stop: Event) -> None:
         """Open nothing before the first line is asked for.
 
         Args:
             source: URL of a folder, local folder, or ``sample``.
-            limits: patience with the network.
             genre: slug.
             stop: when set, waits and reads end in an InputError.
         """
-        self.genre, self.count, self.bytes_read = genre, 0, 0
+        self.genre, self.count = genre, 0
         self.bad_lines: list[str] = []
         self.where = f"{'sample:' if source == 'sample' else source.rstrip('/') + '/'}{file_name(genre)}"
         self.name = f"{genre}: {self.where}"
-        self._source, self._stop, self._limits = source, stop, limits
+        self._source, self._stop = source, stop
 
     def lines(self, limit: int | None = None) -> Generator[bytes, None, None]:
         """The first ``limit`` lines (None: all); the last may lack its newline.
@@ -71,12 +69,9 @@ class ReviewFile:
                         if self._stop.is_set():
                             raise InputError("reading was stopped")
                     yield line
-                self.bytes_read = raw.tell()
         except (EOFError, OSError, ValueError, isal_zlib.error) as error:  # type: ignore[misc]
-            advice = "check --source, or fetch it again"
-            raise InputError(
-                f"{self.name} cannot be read after line {self.count:,}: {error}; {advice}"
-            ) from error
+            problem = f"cannot be read after line {self.count:,}: {error}"
+            raise InputError(f"{self.name} {problem}; check --source, or fetch it again") from error
         progress.update(self.count % PROGRESS_LINES)
         progress.close()
 
@@ -88,37 +83,34 @@ class ReviewFile:
         """
         for index, line in lines:
             try:
-                review = parse_review(line, self.name, index)
+                yield parse_review(line, self.name, index)
             except InputError as error:
                 self.bad_lines.append(str(error))
-                if len(self.bad_lines) > tolerated:
-                    advice = f"bad line {len(self.bad_lines)} of this file: --max-bad-lines leaves some out"
+                if (n := len(self.bad_lines)) > tolerated:
+                    advice = f"bad line {n} of this file: --max-bad-lines leaves some out"
                     raise InputError(f"{error}; {advice}") from error
                 log.warning("left out: %s", error)
-                review = None
-            yield review
+                yield None
 
     def manifest_entry(self) -> dict[str, Any]:
         """What the manifest says of the file once it is read."""
-        counts = {"reviews_read": self.count, "bytes_read": self.bytes_read}
-        return {"file": self.where, **counts, "bad_lines": self.bad_lines}
+        return {"file": self.where, "reviews_read": self.count, "bad_lines": self.bad_lines}
 
     def _open(self, limit: int | None) -> io.RawIOBase | io.BytesIO:
         if self._source == "sample":
             return io.BytesIO(gzip_file(self.genre, min(limit or MOST_REVIEWS, MOST_REVIEWS)))
         if "://" in self._source:
-            return Download(self.where, self._stop, self._limits)
+            return Download(self.where, self._stop)
         return Path(self.where).open("rb", buffering=0)
 
 
 def read_genres(
-    source: str, limits: Limits, genres: Iterable[str], work: Callable[[ReviewFile], T]
+    source: str, genres: Iterable[str], work: Callable[[ReviewFile], T]
 ) -> dict[str, tuple[ReviewFile, T]]:
     """Read all genres at once, a thread each; a failure ends the others.
 
     Args:
         source: URL of a folder, local folder, or ``sample``.
-        limits: patience with the network.
         genres: slugs, in the order of the result.
         work: reads one file.
 
@@ -126,8 +118,8 @@ def read_genres(
         For each genre its file, and what ``work`` returned.
     """
     stop = Event()
-    files = [ReviewFile(source, limits, genre, stop) for genre in genres]
-    results = [Future[T]() for _ in files]
+    jobs = [(ReviewFile(source, genre, stop), Future[T]()) for genre in genres]
+    results = [result for _, result in jobs]
 
     def run(file: ReviewFile, result: Future[T]) -> None:
         try:
@@ -136,7 +128,7 @@ def read_genres(
             result.set_exception(error)
 
     try:
-        for job in zip(files, results):
+        for job in jobs:
             # not an executor: its threads keep an interrupted process alive until a connection times out
             Thread(target=run, args=job, daemon=True).start()
         for result in as_completed(results):
@@ -144,4 +136,4 @@ def read_genres(
     finally:
         stop.set()
         wait(results, GRACE)
-    return {file.genre: (file, result.result()) for file, result in zip(files, results)}
+    return {file.genre: (file, result.result()) for file, result in jobs}

@@ -36,14 +36,13 @@ def parse_review(line: bytes, name: str, index: int) -> Review:
         record = _decode(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON in UTF-8 ({error}); the source is damaged") from error
-    values: list[Any] = (
-        [record.get(key) for key in KINDS] if isinstance(record, dict) else [None] * len(KINDS)
-    )
-    for (key, kind), value in zip(KINDS.items(), values):
+    fields: dict[str, Any] = record if isinstance(record, dict) else {}
+    for key, kind in KINDS.items():
+        value: Any = fields.get(key)
         # a number of more than 64 bits has no place in the Parquet file
         if type(value) is not kind or (kind is int and not -(1 << 63) <= value < 1 << 63):
             raise InputError(f"{where} has no {key} of type {kind.__name__}; not in the UCSD format")
-    return Review(*values)
+    return Review(*(fields[key] for key in KINDS))
 
 
 def _decode(line: bytes) -> Any:

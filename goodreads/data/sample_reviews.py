@@ -20,9 +20,7 @@ CORPUS_SEED = 2018
 MOST_REVIEWS = 100_000  # per genre when streamed
 OWN_SHARE, RIVAL_SHARE = 0.18, 0.12  # of a sentence's words; the rest are shared ones
 
-_words = json.loads(Path(__file__).with_name("sample_words.json").read_text(encoding="utf-8"))
-RIVALS, OWN, SHARED = _words["rivals"], _words["own"], _words["shared"]
-TEMPLATES, SHORT_REVIEWS = _words["templates"], _words["short_reviews"]
+WORDS = json.loads(Path(__file__).with_name("sample_words.json").read_text(encoding="utf-8"))
 
 
 def review(genre: str, number: int) -> dict[str, object]:
@@ -31,7 +29,7 @@ def review(genre: str, number: int) -> dict[str, object]:
     day, month, year = rng.randint(1, 28), rng.choice(("Jan", "Apr", "Jul", "Oct")), rng.randint(2008, 2017)
     added = f"Mon {month} {day:02d} 10:{rng.randint(0, 59):02d}:00 -0700 {year}"
     # as in the real files, a popular book is shelved under more than one genre
-    shelf = genre if rng.random() < 0.9 else RIVALS[genre]
+    shelf = genre if rng.random() < 0.9 else WORDS["rivals"][genre]
     return {
         "user_id": _id("user", rng.randint(0, 40_000)),
         "book_id": str(10_000 * (1 + list(GENRES).index(shelf)) + rng.randint(0, 5_000)),
@@ -49,15 +47,15 @@ def review(genre: str, number: int) -> dict[str, object]:
 
 def _text(genre: str, rng: random.Random) -> str:
     if rng.random() < 0.02:
-        return str(rng.choice(SHORT_REVIEWS))
-    own, rival = OWN[genre], OWN[RIVALS[genre]]
+        return str(rng.choice(WORDS["short_reviews"]))
+    own, rival = WORDS["own"][genre], WORDS["own"][WORDS["rivals"][genre]]
     sentences = []
     for _ in range(min(60, max(1, round(rng.lognormvariate(1.4, 0.8))))):  # a median of about 60 tokens
-        template = rng.choice(TEMPLATES)
+        template = rng.choice(WORDS["templates"])
         words = []
         for _ in range(template.count("{}")):
             draw = rng.random()
-            pool = own if draw < OWN_SHARE else rival if draw < OWN_SHARE + RIVAL_SHARE else SHARED
+            pool = own if draw < OWN_SHARE else rival if draw < OWN_SHARE + RIVAL_SHARE else WORDS["shared"]
             words.append(rng.choice(pool))
         sentences.append(template.format(*words))
     return ("\n\n" if rng.random() < 0.1 else " ").join(sentences)

@@ -3,21 +3,20 @@
 import math
 import random
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from goodreads.common.errors import InputError
 from goodreads.data.genres import SAMPLING_ORDER, parse_genres
-from goodreads.data.resumable_http import Limits
 from goodreads.data.review_files import UCSD, ReviewFile, read_genres
 from goodreads.data.review_parser import Review
 
 MOST = 1 << 53  # JSON readers keep whole numbers exact up to here
 MOST_DRAWN = 10_000_000  # per genre: more than any file has, and what memory holds
-Samples = dict[str, tuple[ReviewFile, list[Review | None]]]  # per genre, in draw order; None: a bad line
 Row = dict[str, Any]  # one row of a split, with the columns of split_store.SCHEMA
 
 
@@ -55,23 +54,18 @@ class Parameters:
     def __post_init__(self) -> None:
         drawn, train, head = self.per_genre, self.train_per_genre, self.head
         numbers = [n for n in (head, drawn, train, self.seed, self.max_bad_lines) if n is not None]
-        plain = (self.seed, self.drop_duplicates, self.allow_fewer) == (42, False, False)
-        checks = [
-            (all(type(n) is int and 0 <= n < MOST for n in numbers), f"out of range: {numbers}"),
-            ("@" not in self.source.partition("://")[2].partition("/")[0],
-             "--source holds a user name, which would be published; put it into ~/.netrc"),
-            ((drawn is None) == (train is None), "--per-genre all goes without --train-per-genre"),
-            (drawn or plain, "--seed, --drop-duplicates and --allow-fewer go without --per-genre all"),
-            (not drawn or (train or 0) < drawn, f"--train-per-genre {train} leaves {drawn} no test reviews"),
-            (not drawn or drawn <= (head or MOST_DRAWN), f"--per-genre {drawn} is more than --head {head}"),
-        ]  # fmt: skip
-        for right, problem in checks:
-            if not right:
+        changed = (self.seed, self.drop_duplicates, self.allow_fewer) != (42, False, False)
+        host = self.source.partition("://")[2].partition("/")[0]
+        for wrong, problem in (
+            (not all(type(n) is int and 0 <= n < MOST for n in numbers), f"out of range: {numbers}"),
+            ("@" in host, "--source holds a user name, which would be published: put it into ~/.netrc"),
+            ((drawn is None) != (train is None), "--per-genre all goes without --train-per-genre"),
+            (not drawn and changed, "--seed, --drop-duplicates and --allow-fewer go without --per-genre all"),
+            (drawn and (train or 0) >= drawn, f"--train-per-genre {train} leaves {drawn} no test reviews"),
+            (drawn and drawn > (head or MOST_DRAWN), f"--per-genre {drawn} is more than --head {head}"),
+        ):
+            if wrong:
                 raise InputError(problem)
-
-    def as_json(self) -> dict[str, Any]:
-        """As they stand in the manifest."""
-        return {**asdict(self), "genres": list(self.genres)}
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> Self:
@@ -102,100 +96,69 @@ class Parameters:
         return shlex.join(words)
 
 
-def draw_indices(counts: Mapping[str, int], per_genre: int, seed: int) -> dict[str, list[int]]:
-    """Which reviews the reference samples: for each genre in turn ``sample(reviews, per_genre)``.
-
-    ``random.sample`` looks at the population's length alone, so indices can be drawn before reading.
-
-    Args:
-        counts: genre -> number of reviews to sample from, in sampling order.
-        per_genre: reviews to sample; all of them where there are fewer.
-        seed: of the one ``random.Random`` that serves every genre.
-    """
-    rng = random.Random(seed)
-    return {genre: rng.sample(range(n), min(per_genre, n)) for genre, n in counts.items()}
-
-
-def reservoir(lines: Iterable[bytes], size: int, seed: str) -> dict[int, bytes]:
+def reservoir(lines: Iterable[bytes], size: int, seed: str) -> list[tuple[int, bytes]]:
     """A uniform sample without replacement of ``size`` lines of a stream of any length.
 
     Algorithm L of K.-H. Li, "Reservoir-sampling algorithms of time complexity O(n(1+log(N/n)))", ACM
     Transactions on Mathematical Software 20 (1994): it draws how many lines to skip.
 
     Returns:
-        The lines by index, in random order.
+        The lines and their indices, in random order.
     """
-    rng, slots, following, log_w = random.Random(seed), list[tuple[int, bytes]](), 0, 0.0
-    for index, line in enumerate(lines):
-        if index < following:
-            continue
-        if len(slots) < size:
-            slots.append((index, line))
-        else:
-            slots[rng.randrange(size)] = (index, line)
-        if len(slots) == size:
-            # 1 - random() is never 0, which has no logarithm
-            log_w += math.log(1 - rng.random()) / size
-            beyond = math.log1p(-math.exp(log_w))
-            skipped = math.floor(math.log(1 - rng.random()) / beyond) if beyond else MOST
-            following = index + 1 + skipped
+    rng, numbered, log_w = random.Random(seed), enumerate(lines), 0.0
+    slots = list(islice(numbered, size))
+    while len(slots) == size:
+        # 1 - random() is never 0, which has no logarithm
+        log_w += math.log(1 - rng.random()) / size
+        beyond = math.log1p(-math.exp(log_w))
+        skipped = math.floor(math.log(1 - rng.random()) / beyond) if beyond else MOST
+        replacement = next(islice(numbered, min(skipped, MOST), None), None)
+        if replacement is None:
+            break
+        slots[rng.randrange(size)] = replacement
     rng.shuffle(slots)  # a slot says when a line came, the split must not
-    return dict(slots)
+    return slots
 
 
-def sample_genres(parameters: Parameters, limits: Limits) -> Samples:
-    """Stream all genres at once and keep the sampled reviews, in draw order.
+def sample_split(parameters: Parameters) -> tuple[dict[str, Any], list[Row], list[Row]]:
+    """Stream all genres at once, then draw as the reference does: one generator samples each genre in turn.
+
+    Returns:
+        What the manifest says of the files read, and the rows of the train and of the test split: genre
+        after genre in sampling order, each in the order drawn.
 
     Raises:
         InputError: as ``ReviewFile.lines``, a sampled line is not a review, or a genre has too few reviews.
     """
-    genres, size, head = parameters.genres, parameters.per_genre or 0, parameters.head
-    if head is None:
-        return read_genres(parameters.source, limits, genres, partial(_sample, parameters, None))
-    counts = dict.fromkeys(genres, head)
-    samples: Samples = {}
-    drawn: dict[str, list[int]] = {}
-    # a file that ends before --head changes what is drawn from it and from the genres after it: those are
-    # read a second time, now with the counts known
-    while drawn != (wanted := draw_indices(counts, size, parameters.seed)):
-        stale = [genre for genre in genres if drawn.get(genre) != wanted[genre]]
-        drawn = wanted
-        samples |= read_genres(parameters.source, limits, stale, partial(_sample, parameters, drawn))
-        counts = {genre: samples[genre][0].count for genre in genres}
-    return {genre: samples[genre] for genre in genres}
+    rng, size, read = random.Random(parameters.seed), parameters.per_genre or 0, dict[str, Any]()
+    train, test = list[Row](), list[Row]()
+    work = partial(_lines_to_draw_from, parameters)
+    for genre, (file, lines) in read_genres(parameters.source, parameters.genres, work).items():
+        drawn = lines if parameters.head is None else rng.sample(lines, min(size, len(lines)))
+        reviews = list(file.reviews(drawn, parameters.max_bad_lines))
+        cut = max(1, len(reviews) * (parameters.train_per_genre or 0) // size)
+        # a bad line that is tolerated leaves a gap: it moves no other review to the other split
+        train += rows_of(parameters, genre, reviews[:cut])
+        test += rows_of(parameters, genre, reviews[cut:])
+        read[genre] = file.manifest_entry()
+    return read, train, test
 
 
-def _sample(
-    parameters: Parameters, drawn: Mapping[str, list[int]] | None, file: ReviewFile
-) -> list[Review | None]:
-    """Read one genre and keep the lines ``drawn``, or draw from the whole file if that is None."""
-    lines, size = file.lines(parameters.head), parameters.per_genre or 0
-    if drawn is None:
+def rows_of(parameters: Parameters, genre: str, reviews: Iterable[Review | None]) -> Iterator[Row]:
+    """The rows of a genre's reviews; None, a bad line, has none."""
+    same = {"genre": genre, "label": sorted(parameters.genres).index(genre)}
+    return (review._asdict() | same for review in reviews if review)
+
+
+def _lines_to_draw_from(parameters: Parameters, file: ReviewFile) -> list[tuple[int, bytes]]:
+    """The first ``head`` lines of a genre with their indices; of a whole file a sample, as it may be long."""
+    size, lines = parameters.per_genre or 0, file.lines(parameters.head)
+    if parameters.head is None:
         kept = reservoir(lines, size, f"{parameters.seed}/{file.genre}")
     else:
-        wanted = set(drawn[file.genre])
-        found = {index: line for index, line in enumerate(lines) if index in wanted}
-        kept = {index: found[index] for index in drawn[file.genre] if index in found}
+        kept = list(enumerate(lines))
     least = 2 if parameters.allow_fewer else max(2, size)
     if file.count < least:
-        raise InputError(
-            f"{file.genre} has {file.count:,} reviews, fewer than {least:,}; lower --per-genre and "
-            "--train-per-genre, or take what there is with --allow-fewer"
-        )
-    return list(file.reviews(kept.items(), parameters.max_bad_lines))
-
-
-def train_and_test(samples: Samples, parameters: Parameters) -> tuple[list[Row], list[Row]]:
-    """The sampled reviews as rows of the train and the test split, genre after genre in sampling order.
-
-    A bad line that is tolerated leaves a gap: it moves no other review to the other split.
-    """
-    labels = sorted(samples)
-    train: list[Row] = []
-    test: list[Row] = []
-    for genre, (_, reviews) in samples.items():
-        same = {"genre": genre, "label": labels.index(genre)}
-        cut = max(1, len(reviews) * (parameters.train_per_genre or 0) // (parameters.per_genre or 1))
-        train += [{**review._asdict(), **same} for review in reviews[:cut] if review]
-        test += [{**review._asdict(), **same} for review in reviews[cut:] if review]
-    return train, test
+        advice = "lower --per-genre and --train-per-genre, or take what there is with --allow-fewer"
+        raise InputError(f"{file.genre} has {file.count:,} reviews, fewer than {least:,}; {advice}")
+    return kept

@@ -7,10 +7,10 @@
 import hashlib
 import io
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from goodreads.data.sampling import Parameters, Row
 FORMAT = 1
 ORDER = ("review_id", "book_id", "user_id", "genre", "label", "text", "rating")
 SCHEMA = pa.schema([(name, pa.int64() if name in ("label", "rating") else pa.string()) for name in ORDER])
+GROUP_ROWS = 2_048  # of one Parquet row group, held in memory
 NAMES = re.compile(r"manifest\.json|(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
 Entry = dict[str, Any]  # rows, bytes and SHA-256 of a file
 
@@ -81,18 +82,14 @@ def read_manifest(data_dir: Path) -> dict[str, Any]:
     """The manifest of a data folder; raises InputError if it is missing, damaged or of another format."""
     path, again = data_dir / "manifest.json", Parameters().command(data_dir)
     manifest = read_json(path, again)
-    try:
+    with suppress(KeyError, TypeError):
         Parameters.from_json(manifest["parameters"], str(path))
-        usable = manifest["format"] == FORMAT and all(map(NAMES.fullmatch, manifest["files"]))
-        usable &= all(
-            {"content_sha256", "genres"} <= {*manifest["splits"][name]} for name in ("train", "test")
-        )
-        usable &= {"labels", "read", "report", "removed_train_review_ids"} <= {*manifest}
-    except (KeyError, TypeError):
-        usable = False
-    if not usable:
-        raise InputError(f"{path} is no manifest of format {FORMAT}; make it again with: {again} --force")
-    return manifest
+        needed = [manifest[name] for name in ("labels", "read", "report", "removed_train_review_ids")]
+        for name in ("train", "test"):
+            needed += [manifest["splits"][name]["content_sha256"], manifest["splits"][name]["genres"]]
+        if manifest["format"] == FORMAT and all(map(NAMES.fullmatch, manifest["files"])):
+            return manifest
+    raise InputError(f"{path} is no manifest of format {FORMAT}; make it again with: {again} --force")
 
 
 def train_files(manifest: dict[str, Any]) -> list[str]:
@@ -106,15 +103,14 @@ def check_files(data_dir: Path, manifest: dict[str, Any], needed: Collection[str
     Raises:
         InputError: a file is missing, changed or damaged.
     """
-    for name, entry in manifest["files"].items():
+    again = Parameters.from_json(manifest["parameters"], "the manifest").command(data_dir)
+    there = {name for name in manifest["files"] if "/" not in name and (data_dir / name).is_file()}
+    for name in sorted(there.union(needed)):
         path = data_dir / name
-        if name not in needed and ("/" in name or not path.is_file()):
-            continue
-        problem = "" if path.is_file() else "is missing"
-        if not problem and sha256_file(path) != entry["sha256"]:
+        if not path.is_file():
+            raise InputError(f"{path} is missing; rebuild it with: {again}")
+        if sha256_file(path) != manifest["files"][name]["sha256"]:
             problem = "is not the file its manifest describes (changed or damaged)"
-        if problem:
-            again = Parameters.from_json(manifest["parameters"], "the manifest").command(data_dir)
             raise InputError(f"{path} {problem}; rebuild it with: {again}")
 
 
@@ -124,14 +120,12 @@ def read_split(data_dir: Path, name: str) -> Split:
     Raises:
         InputError: the manifest or the split's file is missing, or a file is changed or damaged.
     """
-    manifest = read_manifest(data_dir)
-    files = train_files(manifest) if name == "train" else ["test.parquet"]
-    check_files(data_dir, manifest, files)
-    wanted = ["review_id", "book_id", "text", "label"]
+    manifest, path = read_manifest(data_dir), data_dir / f"{name}.parquet"
+    check_files(data_dir, manifest, [path.name])
+    columns = ["review_id", "book_id", "text", "label"]
     # Arrow itself opens no path that is not UTF-8
-    contents = (io.BytesIO((data_dir / file).read_bytes()) for file in files)
-    table = pa.concat_tables([pq.read_table(content, schema=SCHEMA, columns=wanted) for content in contents])
-    ids, books, texts, labels = (table[column].to_pylist() for column in wanted)
+    table = pq.read_table(io.BytesIO(path.read_bytes()), schema=SCHEMA, columns=columns)
+    ids, books, texts, labels = (table[column].to_pylist() for column in columns)
     return Split(ids, books, texts, labels, manifest["labels"])
 
 
@@ -142,9 +136,8 @@ def read_train(data_dir: Path) -> Split | ShardedSplit:
     if files == ["train.parquet"]:
         return read_split(data_dir, "train")
     check_files(data_dir, manifest, files)
-    return ShardedSplit(
-        {data_dir / name: manifest["files"][name]["sha256"] for name in files}, manifest["labels"]
-    )
+    shards = {data_dir / name: manifest["files"][name]["sha256"] for name in files}
+    return ShardedSplit(shards, manifest["labels"])
 
 
 def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
@@ -170,16 +163,17 @@ def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
 # writing
 
 
-def write_rows(path: Path, rows: list[Row]) -> Entry:
-    """Write a Parquet file of the rows; its entry for the manifest."""
-    with path.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
-    return file_entry(path, len(rows))
-
-
-def file_entry(path: Path, rows: int) -> Entry:
-    """What the manifest says of a file."""
-    return {"rows": rows, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def write_rows(path: Path, rows: Iterable[Row]) -> Entry:
+    """Write a Parquet file of the rows, of which few are held at a time; its entry for the manifest."""
+    rows, count = iter(rows), 0
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=["genre"]) as writer,
+    ):
+        while group := list(islice(rows, GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+            count += len(group)
+    return {"rows": count, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def split_entry(rows: Sequence[Row], genres: Sequence[str]) -> dict[str, Any]:
@@ -204,46 +198,26 @@ def own_files(folder: Path) -> set[str]:
     Raises:
         InputError: a file with such a name is somebody else's.
     """
-    patterns = ("manifest.json", "*.parquet", "train/*.parquet")
-    paths = {path.relative_to(folder).as_posix(): path for p in patterns for path in folder.glob(p)}
-    own: set[str] = set()
+    paths = [*folder.iterdir(), *folder.glob("train/*")]
+    names = {name for path in paths if NAMES.fullmatch(name := path.relative_to(folder).as_posix())}
     try:
         own = {"manifest.json", *read_manifest(folder)["files"]}
     except InputError:
-        for name, path in paths.items():
-            with suppress(OSError, pa.ArrowException), path.open("rb") as file:
-                if pq.read_schema(file).equals(SCHEMA):
-                    own |= {name, "manifest.json"}
-    if foreign := sorted(name for name in paths.keys() - own if NAMES.fullmatch(name)):
-        raise InputError(
-            f"{folder / foreign[0]} is in the way, and data_loader.py did not make it; "
-            "move it away, or name another --output-dir"
-        )
+        own = {name for name in names if _has_a_splits_columns(folder / name)}
+        own |= {"manifest.json"} if own else set()
+    if foreign := sorted(names - own):
+        advice = "and data_loader.py did not make it; move it away, or name another --output-dir"
+        raise InputError(f"{folder / foreign[0]} is in the way, {advice}")
     return own
 
 
-# what a careful reader would ask before trusting a figure made with the split
+def _has_a_splits_columns(path: Path) -> bool:
+    with suppress(OSError, pa.ArrowException), path.open("rb") as file:
+        return bool(pq.read_schema(file).equals(SCHEMA))
+    return False
 
 
-def duplicates_report(train: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
-    """Figures of the manifest's ``report``, which count reviews.
-
-    Duplicates are exact and leave empty texts out, which have a count of their own.
-    """
-    texts = Counter(row["text"] for row in [*train, *test])
-    leaked = [row["review_id"] for row in leaked_rows(train, test)]
-    books = {row["book_id"] for row in train} & {row["book_id"] for row in test}
-    return {
-        "empty_texts": sum(n for text, n in texts.items() if not text.strip()),
-        "exact_duplicate_texts": sum(n for text, n in texts.items() if text.strip() and n > 1),
-        "book_ids_in_train_and_test": len(books),
-        "train_reviews_also_in_test": len(leaked),
-        "train_review_ids_also_in_test": leaked,
-    }
-
-
-def leaked_rows(train: Sequence[Row], test: Sequence[Row]) -> list[Row]:
-    """The train rows whose review_id or text (unless blank) also stands in the test split."""
-    ids = {row["review_id"] for row in test}
-    texts = {row["text"] for row in test if row["text"].strip()}
-    return [row for row in train if row["review_id"] in ids or row["text"] in texts]
+def stands_in(review_ids: Iterable[str], texts: Iterable[str]) -> Callable[[Row], bool]:
+    """A function that says whether a row is one of these reviews, by its id or, unless blank, its text."""
+    ids, known = set(review_ids), {text for text in texts if text.strip()}
+    return lambda row: row["review_id"] in ids or row["text"] in known

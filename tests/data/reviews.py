@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from goodreads.data.genres import file_name as gz
 from goodreads.data.sampling import Parameters
 
 ORDER = (
@@ -16,10 +17,6 @@ ORDER = (
     "mystery_thriller_crime", "romance", "young_adult",
 )  # fmt: skip
 RECORD = {"review_id": "r", "book_id": "b", "user_id": "u", "review_text": "t", "rating": 3}
-
-
-def gz(genre: str) -> str:
-    return f"goodreads_reviews_{genre}.json.gz"
 
 
 def reviews(genre: str, count: int) -> list[dict[str, Any]]:
@@ -41,15 +38,9 @@ def reference_sample(
     """The reference's loop, written again: one generator, its order of genres, ``sample`` on the records."""
     rng = random.Random(seed)
     samples = {}
-    for genre in ORDER:
-        if genre not in genres:
-            continue
-        records = []
+    for genre in [genre for genre in ORDER if genre in genres]:
         with gzip.open(folder / gz(genre), "rt", encoding="utf-8") as file:
-            for line in file:
-                records.append(json.loads(line))
-                if len(records) == head:
-                    break
+            records = [json.loads(line) for line in file][:head]
         samples[genre] = rng.sample(records, min(per_genre, len(records)))
     return samples
 
@@ -60,9 +51,8 @@ def two_genres(source: object, head: int | None = 30, per_genre: int = 20, **cha
     return Parameters(str(source), head=head, per_genre=per_genre, **values)
 
 
-def manifest_of(data: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((data / "manifest.json").read_text())
-    return document
+def manifest_of(data: Path) -> Any:
+    return json.loads((data / "manifest.json").read_text())
 
 
 def rows_of(data: Path, name: str) -> list[dict[str, Any]]:
@@ -80,8 +70,8 @@ def split_bytes(data: Path) -> list[bytes]:
 
 def names_in(folder: Path) -> list[str]:
     """The folder's files but the lock."""
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return sorted(name for name in names if name != ".goodreads-lock")
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".goodreads-lock"]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -90,14 +80,6 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def cut_a_byte(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def write(text: str) -> Callable[[Path], None]:
+def write(text: str) -> Callable[[Path], Any]:
     """For parametrised damage: a function that overwrites a file."""
-
-    def overwrite(path: Path) -> None:
-        path.write_text(text)
-
-    return overwrite
+    return lambda path: path.write_text(text)

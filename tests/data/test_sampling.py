@@ -1,7 +1,9 @@
+import json
 import shlex
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +15,44 @@ from scipy.stats import chisquare
 import data_loader
 from goodreads.common.errors import InputError
 from goodreads.data.genres import GENRES, parse_genres
-from goodreads.data.resumable_http import Limits
-from goodreads.data.sampling import Parameters, reservoir, sample_genres
+from goodreads.data.sampling import Parameters, reservoir, sample_split
 from tests.data.reviews import reference_sample, reviews, write_reviews
 
-steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 EVERYTHING: dict[str, Any] = {"head": None, "per_genre": None, "train_per_genre": None}
 
 
-@settings(steady, max_examples=40)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(
-    st.sets(st.sampled_from(sorted(GENRES)), min_size=2),
-    st.data(),
-    st.integers(2, 12),
-    st.integers(0, 20),
-    st.integers(0, 2**32),
+    st.sets(st.sampled_from(sorted(GENRES)), min_size=2), st.data(), st.integers(2, 12), st.integers(0, 2**32)
 )
 def test_the_sample_is_the_reference_loops_for_any_genres_sizes_and_seed(
-    genres: set[str], data: st.DataObject, per_genre: int, surplus: int, seed: int
+    genres: set[str], data: st.DataObject, per_genre: int, seed: int
 ) -> None:
     """Files may end before head or per_genre; the genres after them must be drawn right all the same."""
+    head = per_genre + data.draw(st.integers(0, 20))
     with tempfile.TemporaryDirectory() as name:
         for genre in genres:
             records = reviews(genre, data.draw(st.integers(2, 40)))
             write_reviews(Path(name), genre, [r | {"review_text": "\u2028\x85é"} for r in records])
-        head = per_genre + surplus
         ordered = parse_genres(",".join(genres))
-        parameters = Parameters(name, ordered, head, per_genre, 1, seed, allow_fewer=True)
-        samples = sample_genres(parameters, Limits())
+        parameters = Parameters(name, ordered, head, per_genre, per_genre - 1, seed, allow_fewer=True)
+        splits = sample_split(parameters)[1:]
         expected = reference_sample(Path(name), genres, head, per_genre, seed)
-    assert list(samples) == list(expected)
     for genre, records in expected.items():
-        drawn = [review.review_id for review in samples[genre][1] if review is not None]
+        drawn = [row["review_id"] for rows in splits for row in rows if row["genre"] == genre]
         assert drawn == [record["review_id"] for record in records], genre
 
 
 def drawn(n: int, size: int, seed: str) -> list[int]:
     """The indices that a reservoir draws of n lines, which name themselves."""
     kept = reservoir((b"%d" % i for i in range(n)), size, seed)
-    assert all(line == b"%d" % index for index, line in kept.items())
-    return list(kept)
-
-
-@steady
-@given(st.integers(0, 3000), st.integers(1, 60), st.text(max_size=3))
-def test_a_reservoir_draws_without_repetition_and_reproducibly(n: int, size: int, seed: str) -> None:
-    indices = drawn(n, size, seed)
-    assert len(indices) == min(n, size)
-    assert drawn(n, size, seed) == indices
+    assert all(line == b"%d" % index for index, line in kept)
+    return [index for index, _ in kept]
 
 
 def test_a_reservoir_draws_what_every_earlier_version_drew() -> None:
     assert drawn(1000, 10, "42/poetry") == [891, 245, 242, 497, 881, 523, 879, 788, 202, 615]
+    assert [sorted(drawn(n, 10, "x")) for n in (0, 3, 10)] == [list(range(n)) for n in (0, 3, 10)]
 
 
 def test_a_reservoir_draws_each_line_equally_often_in_each_place() -> None:
@@ -82,7 +70,6 @@ def test_a_reservoir_draws_each_line_equally_often_in_each_place() -> None:
     [
         ({"seed": -1}, "out of range: .*-1"),
         ({"head": 10**30}, "out of range"),
-        ({"train_per_genre": -5}, "out of range"),
         ({"max_bad_lines": 1.5}, "out of range"),
         ({"per_genre": 10**9, "head": None}, "--per-genre 1000000000 is more than"),
         ({"train_per_genre": 1_000}, "--train-per-genre 1000 leaves 1000 no test reviews"),
@@ -100,14 +87,6 @@ def test_parameters_out_of_range_or_at_odds_are_refused(changes: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "changes", [{"source": 3}, {"seed": "42"}, {"head": -1}, {"new": 1}, {"genres": [1, 2]}, {"genres": None}]
-)
-def test_parameters_of_a_damaged_or_newer_manifest_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        Parameters.from_json(Parameters().as_json() | changes, "x/manifest.json")
-
-
-@pytest.mark.parametrize(
     "parameters",
     [
         Parameters(),
@@ -119,9 +98,9 @@ def test_parameters_of_a_damaged_or_newer_manifest_are_refused(changes: dict[str
 def test_parameters_survive_the_manifest_and_the_command_line(
     parameters: Parameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Parameters.from_json(parameters.as_json(), "x") == parameters
+    assert Parameters.from_json(json.loads(json.dumps(asdict(parameters))), "x") == parameters
     monkeypatch.setattr(sys, "argv", shlex.split(parameters.command(Path("my data")))[1:])
     options = vars(data_loader.parse_options())
     assert options["output_dir"] == Path("my data")
-    asked = {name: options[name] for name in parameters.as_json() if name != "test_split"}
+    asked = {name: options[name] for name in asdict(parameters) if name != "test_split"}
     assert Parameters(**asked, test_split=parameters.test_split) == parameters
