@@ -47,6 +47,7 @@ def fetch(url: str) -> bytes:
     ("answers", "positions"),
     [
         ([CUT, Answer(cut_at=50_000)], [0, 100_000, 150_000]),
+        ([Answer(cut_at=10)] * 8, list(range(0, 90, 10))),
         ([Answer(stall_at=100_000, stall=5)], [0, 100_000]),
         ([CUT, Answer(ranges=False)], [0, 100_000]),
         ([CUT, Answer(ranges=False, cut_at=70_000), Answer(cut_at=10)], [0, 100_000, 100_000, 100_010]),
