@@ -9,111 +9,80 @@ reference's way (float32 without TF32, padded to 512 tokens, batches of 128), an
 last line is JSON.
 """
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
-import tempfile
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-from benchmarks.speed import (
-    BASE,
-    TINY,
-    Clock,
-    own_trainer,
-    random_reviews,
-    report,
-    review_lengths,
-    seconds,
-    texts_of,
-    train_reference,
-    write_model,
-)
-from goodreads.common import machine
+from benchmarks import speed
 from goodreads.common.cli import Parser, run
-from goodreads.common.errors import InputError
-from goodreads.common.progress import log
-from goodreads.evaluation.scoring import score
-from goodreads.model.checkpoint import load_classifier
+from goodreads.common.machine import choose_device, choose_precision
+from goodreads.data.sampling import Parameters
+from goodreads.data.split_builder import build_split
 from goodreads.model.packed import Packed
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {"report": (128, 150), "default": (16, 400)}  # effective batch; steps
-DEFAULT_STEPS = 1_200  # of the whole default recipe
-BARS = {
-    "report_to_reference": 12.0,
-    "report_warm_to_reference": 15.0,
-    "default_1200_steps_seconds": 30.0,
-    "bfloat16_first_seconds": 1.5,
-    "train_py_seconds": 25.0,
-}
+BARS = {"report_to_reference": 12.0, "report_warm_to_reference": 15.0, "default_1200_steps_seconds": 30.0}
+BARS |= {"bfloat16_first_seconds": 1.5, "train_py_seconds": 25.0}
 
 
-def time_training(folder: Path, shape: dict[str, int], recipe: str, steps: int) -> dict[str, Any]:
+def time_training(model: Path, recipe: str, tiny: bool) -> dict[str, Any]:
     """A recipe from its first step and again warm, and what the GPU does meanwhile."""
-    batch, device = RECIPES[recipe][0], machine.choose_device().type
-    reviews = random_reviews(review_lengths(6_400), shape["vocab_size"])
-    precision = machine.choose_precision(device)
-    mixed = {precision: True} if precision != "float32" else {}
-    figures: dict[str, Any] = {}
+    device, (batch, steps) = choose_device().type, (8, 3) if tiny else RECIPES[recipe]
+    precision = choose_precision(device)
+    options = {"max_steps": steps} | ({} if precision == "float32" else {precision: True})
+    texts, figures = speed.random_texts(64 if tiny else 6_400), {}
     for state in ("", "_warm"):
-        clock = Clock(0, steps)
-        classifier = load_classifier(folder, "float32", device)
-        trainer = own_trainer(classifier, reviews, batch, "cuda", max_steps=steps, **mixed)
-        trainer.add_callback(clock)
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer.train()
-        figures[f"{recipe}{state}_ms_per_step"] = 1_000 * clock.seconds / steps
-        figures[f"{recipe}{state}_reviews_per_second"] = batch * steps / clock.seconds
-    figures[f"{recipe}_packed"] = isinstance(trainer.layout, Packed)
-    activity = torch.profiler.ProfilerActivity
-    kinds = [activity.CPU, activity.CUDA] if device == "cuda" else [activity.CPU]
-    trainer.args.max_steps = 10
-    with torch.profiler.profile(activities=kinds) as profiler, contextlib.redirect_stdout(io.StringIO()):
-        wall = seconds(trainer.train)
+        trainer = speed.own_trainer(model, device, texts, batch, **options)
+        step = speed.seconds_per_step(trainer)
+        figures[f"{recipe}{state}_ms_per_step"] = 1_000 * step
+        figures[f"{recipe}{state}_reviews_per_second"] = batch / step
+    trainer.args.max_steps = min(10, steps)
+    with torch.profiler.profile() as profiler:
+        wall = speed.seconds(trainer.train)
     busy = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
-    return figures | {f"{recipe}_gpu_busy_share": busy / wall}
+    packed = isinstance(trainer.layout, Packed)
+    return figures | {f"{recipe}_packed": packed, f"{recipe}_gpu_busy_share": busy / wall}
 
 
-def time_scoring(folder: Path, shape: dict[str, int], n: int) -> dict[str, Any]:
-    """Seconds to score n reviews, the first time and the second."""
-    texts = texts_of(review_lengths(n), shape["vocab_size"])
-    figures = {}
-    for dtype in ("bfloat16", "float32"):
-        classifier = load_classifier(folder, dtype, machine.choose_device().type)
-        for call in ("first", "second"):
-            figures[f"{dtype}_{call}_seconds"] = seconds(partial(score, classifier, texts))
-    return figures
+def last_line(folder: Path, *command: object) -> Any:
+    """What a Python program that is run in the folder prints last, as JSON."""
+    output = subprocess.check_output([sys.executable, *map(str, command)], cwd=folder, text=True)
+    return json.loads(output.splitlines()[-1])
 
 
-def time_train_py(model: Path, folder: Path, tiny: bool) -> dict[str, Any]:
+def time_train_py(model: Path, folder: Path, tiny: bool) -> dict[str, float]:
     """Seconds from start to saved model of train.py with the report's recipe, by phase."""
-    make: list[object] = ["data_loader.py", "--source", "sample", "--output-dir", folder / "data"]
-    train: list[object] = [
-        "train.py",
-        "--recipe",
-        "report",
-        "--model_name_or_path",
-        model,
-        "--data-dir",
-        folder / "data",
-    ]
-    if tiny:
-        make += ["--head", 60, "--per-genre", 20, "--train-per-genre", 16]
-    for script, *options in (make, train):
-        start = time.perf_counter()
-        command = [sys.executable, str(ROOT / str(script)), *map(str, options)]
-        done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
-        wall = time.perf_counter() - start
-    phases = json.loads(done.stdout.splitlines()[-1])["seconds"]
-    return {"train_py_seconds": wall} | {f"train_py_{name}_seconds": value for name, value in phases.items()}
+    few: dict[str, Any] = {"head": 60, "per_genre": 20, "train_per_genre": 16} if tiny else {}
+    build_split(Parameters("sample", **few), folder / "data")
+    start = speed.now()
+    last = last_line(folder, ROOT / "train.py", "--recipe", "report", "--model_name_or_path", model)
+    figures = {"train_py_seconds": speed.now() - start}
+    return figures | {f"train_py_{phase}_seconds": value for phase, value in last["seconds"].items()}
+
+
+def measure(folder: Path, model: Path | None, tiny: bool) -> dict[str, Any]:
+    """All figures, or with a model those of the default recipe on it."""
+    if model:
+        return time_training(model, "default", tiny)
+    model = speed.write_model(folder / "start", tiny)
+    figures = time_training(model, "report", tiny)
+    default = last_line(ROOT, "-m", "benchmarks.gpu", "--default-recipe", model, *["--tiny"] * tiny)
+    figures |= {name: value for name, value in default.items() if name.startswith("default")}
+    figures["default_1200_steps_seconds"] = figures["default_ms_per_step"] * 1_200 / 1_000
+    device, texts = choose_device().type, speed.random_texts(40 if tiny else 1_600)
+    for dtype, (first, second) in speed.time_scoring(model, device, texts, texts).items():
+        figures |= {f"{dtype}_first_seconds": first, f"{dtype}_second_seconds": second}
+    batch, warm_up, steps = (4, 1, 2) if tiny else (128, 3, 33)
+    trainer = speed.reference_trainer(model, device, batch, steps)
+    reference = figures["reference_reviews_per_second"] = batch / speed.seconds_per_step(trainer, warm_up)
+    for way in ("report", "report_warm"):
+        figures[f"{way}_to_reference"] = figures[f"{way}_reviews_per_second"] / reference
+    return figures | time_train_py(model, folder, tiny)
 
 
 def main() -> None:
@@ -122,37 +91,10 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model: whether it runs at all")
     parser.add_argument("--default-recipe", type=Path, help="the default recipe alone, on this model")
     options = parser.parse_args()
-    device = machine.choose_device()
+    device = choose_device()
     if device.type != "cuda" and not options.tiny:
-        raise InputError(f"no GPU: {device.reason}; --tiny runs on a CPU")
-    transformers.logging.set_verbosity_error()
-    shape, steps = (TINY, 3) if options.tiny else (BASE, 0)
-    if options.default_recipe:
-        figures = time_training(options.default_recipe, shape, "default", steps or RECIPES["default"][1])
-        print(json.dumps(figures))
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = write_model(shape, Path(name, "start"))
-        log.info("the report's recipe")
-        figures = time_training(folder, shape, "report", steps or RECIPES["report"][1])
-        log.info("the default recipe")
-        command = [sys.executable, "-m", "benchmarks.gpu", "--default-recipe", str(folder)]
-        command += ["--tiny"] * options.tiny
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        figures |= json.loads(done.stdout.splitlines()[-1])
-        log.info("scoring")
-        figures |= time_scoring(folder, shape, 40 if options.tiny else 1_600)
-        log.info("the reference's way")
-        plain = load_classifier(folder, "float32", device.type).model
-        batch, first, last = (4, 1, 2) if options.tiny else (128, 3, 33)
-        reference = batch / train_reference(plain, shape["vocab_size"], batch, first, last)
-        log.info("train.py")
-        figures |= time_train_py(folder, Path(name), options.tiny)
-    figures["reference_reviews_per_second"] = reference
-    for state in ("", "_warm"):
-        figures[f"report{state}_to_reference"] = figures[f"report{state}_reviews_per_second"] / reference
-    figures["default_1200_steps_seconds"] = figures["default_ms_per_step"] * DEFAULT_STEPS / 1_000
-    report(f"speed on {device.name}", figures, BARS)
+        parser.error(f"no GPU: {device.reason}; --tiny runs on a CPU")
+    speed.report(f"speed on {device.name}", BARS, measure, options.default_recipe, options.tiny)
 
 
 if __name__ == "__main__":

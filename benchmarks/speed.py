@@ -9,203 +9,166 @@ scoring, batches of 16 in training. The model has distilbert-base-cased's shape 
 are those of real reviews if GOODREADS_REAL names a folder with some, else log-normal. The last line is JSON.
 """
 
-import contextlib
-import gzip
-import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import redirect_stdout
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.json
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from goodreads.common import machine
 from goodreads.common.cli import Parser, positive_int, run
-from goodreads.common.progress import log
-from goodreads.data.genres import GENRES
+from goodreads.common.machine import choose_device
+from goodreads.data.genres import GENRES, file_name
 from goodreads.evaluation.scoring import score
 from goodreads.model.batching import plan_batches
-from goodreads.model.checkpoint import Classifier, load_classifier
-from goodreads.model.tokenized import TokenizedReviews
+from goodreads.model.checkpoint import load_classifier
+from goodreads.model.scratch_model import SIZES, SPECIAL
+from goodreads.model.tokenized import tokenize_texts
 from goodreads.training.trainer import GenreTrainer
 
-LOG_NORMAL = (4.14, 1.2)  # of the tokens of genuine UCSD reviews, cut at 512: median 63, mean 118
-LONGEST = 512
-BASE = {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12, "vocab_size": 28_996}
-TINY = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "vocab_size": 1_000}
+LONGEST = 512  # tokens
+WORDS = 28_996 - len(SPECIAL)  # of distilbert-base-cased's vocabulary
+BASELINES = {"float32": "reference", "bfloat16": "reference", "training": "reference_training"}
 BARS = {"float32_to_reference": 5.0, "bfloat16_to_reference": 9.0, "training_to_reference": 7.0}
 
 
-def write_model(shape: dict[str, int], folder: Path) -> Path:
+def write_model(folder: Path, tiny: bool) -> Path:
     """A classifier of eight genres with random weights, and a tokenizer of the words w0, w1 and so on."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(shape["vocab_size"] - 4))]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=LONGEST, model_input_names=["input_ids"], **names
-    ).save_pretrained(folder)
-    sizes: dict[str, Any] = shape
-    config = transformers.DistilBertConfig(**sizes, pad_token_id=0, id2label=dict(enumerate(sorted(GENRES))))
-    transformers.set_seed(0)
+    ids = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(WORDS))])}
+    tokenizer = transformers.DistilBertTokenizerFast(ids, do_lower_case=False, model_max_length=LONGEST)
+    tokenizer.save_pretrained(folder)
+    sizes = SIZES if tiny else {}  # the library's defaults are those of the base model
+    config = transformers.DistilBertConfig(vocab_size=len(ids), id2label=dict(enumerate(GENRES)), **sizes)
     transformers.DistilBertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 
-def review_lengths(n: int) -> Any:
-    """Tokens of n reviews, at even quantiles and shuffled, so that few stand for all."""
+def random_texts(n: int) -> list[str]:
+    """Texts whose lengths stand at even quantiles, so that few stand for all, in random order."""
+    # like those of genuine UCSD reviews: once cut at 512 tokens, the median is 63 and the mean 118
+    lengths: Any = np.random.default_rng(0).lognormal(4.14, 1.2, 100_000)
     if real := os.environ.get("GOODREADS_REAL"):
-        texts = []
-        for genre in ("children", "comics_graphic"):  # genuine UCSD reviews
-            (path,) = Path(real, "goodreads").glob(f"*{genre}.json.gz")
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                texts += [json.loads(line)["review_text"] for line in file]
-        tokenizer = transformers.AutoTokenizer.from_pretrained(Path(real, "models", "distil-mini"))
-        drawn = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=LONGEST)["input_ids"]]
-    else:
-        drawn = np.random.default_rng(0).lognormal(*LOG_NORMAL, 100_000).tolist()
-    lengths = np.clip(np.quantile(drawn, (np.arange(n) + 0.5) / n).round(), 3, LONGEST).astype(int)
-    return np.random.default_rng(1).permutation(lengths)
+        files = [Path(real, "goodreads", file_name(genre)) for genre in ("children", "comics_graphic")]
+        texts = [text for file in files for text in pyarrow.json.read_json(file)["review_text"].to_pylist()]
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(Path(real, "models", "distil-mini"))
+        lengths = tokenize_texts(tokenizer, texts, LONGEST).lengths
+    lengths = np.clip(np.quantile(lengths, (np.arange(n) + 0.5) / n).round(), 3, LONGEST).astype(int)
+    rng = np.random.default_rng(1)
+    words = [rng.integers(WORDS, size=length - 2) for length in rng.permutation(lengths)]  # [CLS], [SEP]
+    return [" ".join(f"w{i}" for i in text) for text in words]
 
 
-def texts_of(lengths: Any, vocabulary: int) -> list[str]:
-    """Texts of that many tokens each, [CLS] and [SEP] included."""
-    rng = np.random.default_rng(2)
-    return [" ".join(f"w{i}" for i in rng.integers(0, vocabulary - 4, n - 2)) for n in lengths]
+def now() -> float:
+    """The time, once the device's work is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Clock.timer()
 
 
-def random_reviews(lengths: Any, vocabulary: int) -> TokenizedReviews:
-    """Reviews of random tokens."""
-    rng = np.random.default_rng(4)
-    ids = pa.array([rng.integers(5, vocabulary, n) for n in lengths], pa.list_(pa.int32()))
-    return TokenizedReviews(pa.table({"input_ids": ids, "label": np.arange(len(lengths)) % 8}))
-
-
-def padded_rows(n: int, vocabulary: int) -> list[dict[str, Any]]:
-    """n reviews of 512 tokens as the reference's data set has them."""
-    ids = np.random.default_rng(3).integers(5, vocabulary, (n, LONGEST))
-    return [
-        {"input_ids": row, "attention_mask": np.ones_like(row), "labels": i % 8} for i, row in enumerate(ids)
-    ]
+def seconds(work: Callable[..., Any], *args: Any) -> float:
+    """Time that ``work`` takes."""
+    start = now()
+    work(*args)
+    return now() - start
 
 
 class Clock(transformers.TrainerCallback):
-    """Seconds between two steps of a training run, with the device's work done."""
+    """Times a training run, its ``first`` steps left out."""
 
-    now = staticmethod(time.perf_counter)
+    timer = time.perf_counter
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last, self.seconds = first, last, 0.0
+    def __init__(self, first: int) -> None:
+        self.first, self.seconds = first, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start, after ``first`` steps."""
+        """Start."""
         if state.global_step == self.first:
-            self.seconds = -self._time()
+            self.seconds = -now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop, after ``last`` steps."""
-        if state.global_step == self.last:
-            self.seconds += self._time()
-
-    def _time(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return self.now()
+        """Stop at the last step."""
+        if state.global_step == state.max_steps:
+            self.seconds += now()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Time that ``work`` takes."""
-    clock = Clock(0, 0)
-    start = clock._time()
-    work()
-    return clock._time() - start
+def seconds_per_step(trainer: transformers.Trainer, first: int = 0) -> float:
+    """Of a training run, its ``first`` steps left out."""
+    trainer.add_callback(clock := Clock(first))
+    trainer.train()
+    return clock.seconds / (trainer.args.max_steps - first)
 
 
 def arguments(device: str, **options: Any) -> transformers.TrainingArguments:
     """Of a run without files and logs."""
-    common: dict[str, Any] = {
-        "output_dir": tempfile.gettempdir(),
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-    return transformers.TrainingArguments(**common, logging_strategy="no", use_cpu=device == "cpu", **options)
+    options |= {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True}
+    return transformers.TrainingArguments(tempfile.gettempdir(), use_cpu=device == "cpu", **options)
 
 
-def train_reference(model: Any, vocabulary: int, batch: int, first: int, last: int) -> float:
-    """Seconds per step the reference's way, the first steps left out."""
-    clock = Clock(first, last)
-    device = machine.choose_device().type
-    tf32 = {"tf32": False} if device == "cuda" else {}
-    options = arguments(device, max_steps=last, per_device_train_batch_size=batch, **tf32)
-    trainer = transformers.Trainer(
-        model=model, args=options, train_dataset=padded_rows(batch, vocabulary), callbacks=[clock]
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train()
-    return clock.seconds / (last - first)
+def own_trainer(model: Path, device: str, texts: list[str], batch: int, **options: Any) -> Any:
+    """train.py's way."""
+    classifier = load_classifier(model, "float32", device)
+    reviews = tokenize_texts(classifier.tokenizer, texts, LONGEST)
+    args = arguments(device, logging_nan_inf_filter=False, **options)
+    parts = {"model": classifier.model, "processing_class": classifier.tokenizer, "train_dataset": reviews}
+    return GenreTrainer(**parts, args=args, plan=plan_batches(batch, None, 1, device))
 
 
-def own_trainer(
-    classifier: Classifier, reviews: TokenizedReviews, batch: int, device: str, **options: Any
-) -> Any:
-    """train.py's Trainer; ``device`` is the one that its batches are planned for."""
-    return GenreTrainer(
-        model=classifier.model,
-        args=arguments(machine.choose_device().type, logging_nan_inf_filter=False, **options),
-        train_dataset=reviews,
-        processing_class=classifier.tokenizer,
-        plan=plan_batches(batch, None, 1, device),
-    )
+def reference_trainer(model: Path, device: str, n: int, steps: int) -> transformers.Trainer:
+    """The reference's way: n reviews padded to 512 tokens, in float32 without TF32; all make a batch."""
+    ids = np.random.default_rng(3).integers(len(SPECIAL), WORDS, (n, LONGEST))
+    rows: Any = [{"input_ids": row, "attention_mask": np.ones_like(row), "labels": 0} for row in ids]
+    args = arguments(device, max_steps=steps, per_device_train_batch_size=n, tf32=False)
+    plain = load_classifier(model, "float32", device).model
+    return transformers.Trainer(plain, args, train_dataset=rows, eval_dataset=rows)
 
 
-def one_repeat(folder: Path, shape: dict[str, int], counts: tuple[int, int, int]) -> dict[str, float]:
-    """Reviews per second of all ways; ``counts`` are the reviews scored each way, and the steps trained."""
-    vocabulary, rates = shape["vocab_size"], {}
-    lengths = review_lengths(counts[1])
-    for dtype in ("float32", "bfloat16"):
-        classifier = load_classifier(folder, dtype, "cpu")
-        texts = texts_of(lengths, vocabulary)
-        score(classifier, texts[:8])
-        rates[dtype] = len(texts) / seconds(partial(score, classifier, texts))
-    classifier = load_classifier(folder, "float32", "cpu")
-    batches = random_reviews(review_lengths(800), vocabulary)
-    trainer = own_trainer(classifier, batches, 16, "cpu", max_steps=1 + counts[2])
-    clock = Clock(1, 1 + counts[2])
-    trainer.add_callback(clock)
-    loader = trainer.get_train_dataloader()
-    trained = [i for share in list(loader)[1 : 1 + counts[2]] for i in share["indices"]]
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train()
-        # as if the timed batches had held as many tokens as others do
-        share = batches.lengths[trained].mean() / batches.lengths.mean()
-        rates["training"] = float(16 * counts[2] * share / clock.seconds)
-        plain = load_classifier(folder, "float32", "cpu").model
-        options = arguments("cpu", per_device_eval_batch_size=8)
-        reference = transformers.Trainer(plain, options, eval_dataset=padded_rows(counts[0], vocabulary))
-        rates["reference"] = counts[0] / seconds(reference.evaluate)
-        rates["reference_training"] = 16 / train_reference(plain, vocabulary, 16, 1, 2)
-    ratios = {f"{name}_to_reference": rates[name] / rates["reference"] for name in ("float32", "bfloat16")}
-    ratios["training_to_reference"] = rates["training"] / rates["reference_training"]
-    return {f"{name}_reviews_per_second": rate for name, rate in rates.items()} | ratios
+def time_scoring(model: Path, device: str, *calls: list[str]) -> dict[str, list[float]]:
+    """Seconds that one call after another takes to score its texts, for each number format."""
+    models = {dtype: load_classifier(model, dtype, device) for dtype in ("bfloat16", "float32")}
+    return {dtype: [seconds(score, one, texts) for texts in calls] for dtype, one in models.items()}
 
 
-def report(title: str, figures: dict[str, Any], bars: dict[str, float]) -> None:
-    """Print a table, then one line of JSON."""
+def one_repeat(model: Path, tiny: bool) -> dict[str, float]:
+    """Reviews per second of all ways, and their ratios."""
+    scored, steps = (16, 2) if tiny else (256, 8)
+    texts = random_texts(scored)
+    times = time_scoring(model, "cpu", texts[:8], texts)
+    rates = {dtype: scored / second for dtype, (_, second) in times.items()}
+    trainer = own_trainer(model, "cpu", random_texts(800), 16, max_steps=1 + steps)
+    timed = [i for share in list(trainer.get_train_dataloader())[1 : 1 + steps] for i in share["indices"]]
+    lengths = trainer.train_dataset.lengths
+    share = float(lengths[timed].mean() / lengths.mean())  # as if these reviews were as long as others
+    rates["training"] = 16 * share / seconds_per_step(trainer, 1)
+    reference = reference_trainer(model, "cpu", 16, steps=2)
+    rates["reference"] = 16 / seconds(reference.evaluate)
+    rates["reference_training"] = 16 / seconds_per_step(reference, 1)
+    ratios = {f"{way}_to_reference": rates[way] / rates[other] for way, other in BASELINES.items()}
+    print(f"this repeat: {ratios}", file=sys.stderr)
+    return {f"{way}_reviews_per_second": rate for way, rate in rates.items()} | ratios
+
+
+def medians(folder: Path, repeats: int, tiny: bool) -> dict[str, float]:
+    """Of each figure over the repeats."""
+    model = write_model(folder, tiny)
+    runs = [one_repeat(model, tiny) for _ in range(repeats)]
+    return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
+
+
+def report(title: str, bars: dict[str, float], measure: Callable[..., dict[str, Any]], *args: Any) -> None:
+    """Measure with a scratch folder; print a table, then one line of JSON."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # the Trainer prints
+        figures = measure(Path(folder), *args)
     print(f"{title}; torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     for name, value in figures.items():
-        shown = f"{value:>12,.4g}" if isinstance(value, float | int) else f"{value:>12}"
-        print(f"{name:<44}{shown}   {f'bar {bars[name]:g}' if name in bars else ''}")
+        print(f"{name:<44}{value:>12,.4g}   {f'bar {bars[name]:g}' if name in bars else ''}")
     print(json.dumps({"benchmark": title, "bars": bars, **figures}))
 
 
@@ -216,20 +179,11 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model: whether it runs at all")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, and its processor time")
     options = parser.parse_args()
-    machine.choose_device(use_cpu=True)
+    choose_device(use_cpu=True)
     if options.cpu_time:
         torch.set_num_threads(1)
-        Clock.now = staticmethod(time.thread_time)
-    shape, counts = (TINY, (2, 16, 2)) if options.tiny else (BASE, (16, 256, 8))
-    transformers.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(shape, Path(folder))
-        runs = []
-        for number in range(options.repeats):
-            runs.append(one_repeat(Path(folder), shape, counts))
-            log.info("repeat %d of %d: %s", number + 1, options.repeats, runs[-1])
-    figures = {name: median(repeat[name] for repeat in runs) for name in runs[0]}
-    report("speed on a CPU", figures, BARS)
+        Clock.timer = time.thread_time
+    report("speed on a CPU", BARS, medians, options.repeats, options.tiny)
 
 
 if __name__ == "__main__":

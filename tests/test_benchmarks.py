@@ -1,28 +1,37 @@
-"""The benchmarks of the encoder run and report; their figures are for a quiet machine."""
+"""The benchmarks run and report; their figures are for a quiet machine."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import gpu, speed
-from tests.helpers import ROOT, environment
+import pytest
+
+from benchmarks import gpu
+from tests.helpers import ROOT, environment, succeeded
+
+RUNS = {  # benchmark -> its options, and a figure
+    "loading": ("--reviews 300 --repeats 1", "loopback"),
+    "speed": ("--tiny --repeats 1 --cpu-time", "training_to_reference"),
+}
 
 
-def test_the_benchmark_of_loading_reports_a_table_and_json(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.loading", "--reviews", "300", "--repeats", "1"],
-        cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    document = json.loads(result.stdout.splitlines()[-1])
-    assert document["loopback"]["speedup"] > 0 and document["slow line"]["speedup"] > 0
+@pytest.mark.parametrize("name", RUNS)
+def test_a_benchmark_prints_a_table_and_a_line_of_json(tmp_path: Path, name: str) -> None:
+    options, figure = RUNS[name]
+    command, env = [sys.executable, "-m", f"benchmarks.{name}", *options.split()], environment(tmp_path)
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    *table, last = succeeded(result).stdout.splitlines()
+    assert figure in json.loads(last) and any(figure in line for line in table)
 
 
-def test_the_benchmarks_of_the_encoder_time_all_ways_on_a_cpu(tmp_path: Path) -> None:
-    speed.write_model(speed.TINY, tmp_path)
-    figures = speed.one_repeat(tmp_path, speed.TINY, (2, 8, 1))
-    assert figures.keys() >= speed.BARS.keys() and all(value > 0 for value in figures.values())
-    figures = gpu.time_training(tmp_path, speed.TINY, "default", 2)
-    assert figures["default_packed"] and figures["default_ms_per_step"] > 0
-    assert gpu.time_scoring(tmp_path, speed.TINY, 4)["bfloat16_first_seconds"] > 0
+def test_the_benchmark_of_a_gpu_gives_every_figure_on_a_cpu_too(tmp_path: Path) -> None:
+    figures = gpu.measure(tmp_path, None, tiny=True)
+    names = {
+        f"{recipe}_{of}" for recipe in gpu.RECIPES for of in ("packed", "gpu_busy_share", "warm_ms_per_step")
+    }
+    names |= {
+        f"train_py_{phase}_seconds" for phase in ("start", "data", "model", "tokenize", "train", "save")
+    }
+    assert figures.keys() >= {*gpu.BARS, "float32_second_seconds", *names}
+    assert figures["default_packed"] and figures["report_packed"]
