@@ -67,6 +67,10 @@ class Parameters:
             if wrong:
                 raise InputError(problem)
 
+    def as_json(self) -> dict[str, Any]:
+        """As they stand in the manifest."""
+        return {**asdict(self), "genres": list(self.genres)}
+
     @classmethod
     def from_json(cls, document: Any, where: str) -> Self:
         """Parameters from a manifest; what an older version did not write has its default.

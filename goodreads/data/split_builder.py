@@ -1,7 +1,7 @@
 """Build a data folder: read, draw, write, and leave what stands there alone unless it may be replaced."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import filterfalse
 from pathlib import Path
@@ -54,7 +54,7 @@ def build_split(
         with atomic_files(output_dir) as new:
             manifest = {
                 "format": store.FORMAT,
-                "parameters": asdict(parameters),
+                "parameters": parameters.as_json(),
                 "labels": sorted(parameters.genres),
                 **make(parameters, new),
             }
@@ -73,8 +73,8 @@ def _reusable(parameters: Parameters, output_dir: Path) -> dict[str, Any] | None
     if not (output_dir / "manifest.json").exists():
         return None
     try:
-        manifest = store.read_manifest(output_dir)
-        was, now = asdict(Parameters.from_json(manifest["parameters"], "the manifest")), asdict(parameters)
+        manifest, now = store.read_manifest(output_dir), parameters.as_json()
+        was = Parameters.from_json(manifest["parameters"], "the manifest").as_json()
         if was == now:
             store.check_files(output_dir, manifest, manifest["files"])
             log.info("%s holds this split already, checked against its manifest", output_dir)
@@ -130,7 +130,7 @@ def _everything(test_from: Path, parameters: Parameters, folder: Path) -> dict[s
 
 def _write_all_but(
     held_out: Callable[[Row], bool], parameters: Parameters, folder: Path, file: ReviewFile
-) -> store.Entry:
+) -> dict[str, Any]:
     """Read one genre and write its reviews that are not held out; raises InputError if there are none."""
     reviews = file.reviews(enumerate(file.lines(parameters.head)), parameters.max_bad_lines)
     rows = filterfalse(held_out, rows_of(parameters, file.genre, reviews))

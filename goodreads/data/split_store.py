@@ -26,7 +26,6 @@ ORDER = ("review_id", "book_id", "user_id", "genre", "label", "text", "rating")
 SCHEMA = pa.schema([(name, pa.int64() if name in ("label", "rating") else pa.string()) for name in ORDER])
 GROUP_ROWS = 2_048  # of one Parquet row group, held in memory
 NAMES = re.compile(r"manifest\.json|(train|test)\.parquet|train/[a-z_]+-\d{5,}\.parquet")
-Entry = dict[str, Any]  # rows, bytes and SHA-256 of a file
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ def carve(split: Split, per_genre: int) -> tuple[Split, Split]:
 # writing
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> Entry:
-    """Write a Parquet file of the rows, of which few are held at a time; its entry for the manifest."""
+def write_rows(path: Path, rows: Iterable[Row]) -> dict[str, Any]:
+    """Write a Parquet file, few rows held at a time; its entry for the manifest: rows, bytes and SHA-256."""
     rows, count = iter(rows), 0
     with (
         path.open("wb") as file,

@@ -3,7 +3,6 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +97,9 @@ def test_parameters_out_of_range_or_at_odds_are_refused(changes: dict[str, Any],
 def test_parameters_survive_the_manifest_and_the_command_line(
     parameters: Parameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Parameters.from_json(json.loads(json.dumps(asdict(parameters))), "x") == parameters
+    assert Parameters.from_json(json.loads(json.dumps(parameters.as_json())), "x") == parameters
     monkeypatch.setattr(sys, "argv", shlex.split(parameters.command(Path("my data")))[1:])
     options = vars(data_loader.parse_options())
     assert options["output_dir"] == Path("my data")
-    asked = {name: options[name] for name in asdict(parameters) if name != "test_split"}
+    asked = {name: options[name] for name in parameters.as_json() if name != "test_split"}
     assert Parameters(**asked, test_split=parameters.test_split) == parameters

@@ -2,7 +2,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def test_the_train_split_may_be_missing_where_only_the_test_split_is_read(
         *({key: None} for key in ("files", "labels", "parameters", "read", "report", "splits")),
         *({key: 3} for key in ("files", "parameters", "splits")),
         {"splits": {"train": {"content_sha256": "", "genres": {}}, "test": {"genres": {}}}},
-        *({"parameters": asdict(Parameters()) | odd} for odd in ODD_PARAMETERS),
+        *({"parameters": Parameters().as_json() | odd} for odd in ODD_PARAMETERS),
         {"files": {"train/../../../etc/x": {}}},
     ],
 )
