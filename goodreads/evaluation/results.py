@@ -71,9 +71,8 @@ def read_all(results_dir: Path) -> dict[str, Document]:
     Raises:
         InputError: there is none, or one is damaged.
     """
-    names = sorted(
-        path.stem.removeprefix("eval_results_") for path in results_dir.glob("eval_results_*.json")
-    )
+    paths = results_dir.glob("eval_results_*.json")
+    names = sorted(path.stem.removeprefix("eval_results_") for path in paths)
     return {name: read(results_dir, name) for name in names or ["local"]}
 
 
@@ -92,7 +91,7 @@ def check_replaceable(results_dir: Path, name: str, model: Document, force: bool
     if path.exists() and not force:
         found = read(results_dir, name)["model"]
         if found["weights_sha256"] != model["weights_sha256"]:
-            known = f"{path} is of another model ({found['source']}, weights {found['weights_sha256'][:8]})"
+            known = f"{path} is of another model ({found['source']}, weights {found['weights_sha256']!s:.8})"
             raise InputError(f"{known}; give --name for a name of its own, or replace it with --force")
 
 

@@ -12,7 +12,7 @@ from goodreads.common.progress import Progress, log
 from goodreads.model.batching import Sizes, scoring_sizes
 from goodreads.model.checkpoint import Classifier
 from goodreads.model.packed import choose_layout
-from goodreads.model.padded import Padded
+from goodreads.model.padded import Padded, to_device
 from goodreads.model.tokenized import TokenizedReviews, tokenize_texts
 
 
@@ -63,7 +63,8 @@ def score_reviews(
         for part in parts:
             inputs = layout.inputs(reviews, part, sizes, model.device)
             del inputs["labels"]
-            logits[part] = model(**inputs).logits[: len(part)].float()
+            rows = to_device(torch.tensor(part), model.device)  # a list would wait for the GPU
+            logits[rows] = model(**inputs).logits[: len(part)].float()
             if progress:
                 progress.update(len(part))
     if processes > 1:
