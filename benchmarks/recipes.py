@@ -42,22 +42,20 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.speed import arguments
 from goodreads.common import machine
 from goodreads.common.cli import Parser, positive_int, run
 from goodreads.common.errors import InputError
 from goodreads.common.progress import Progress, log
 from goodreads.data.sampling import Parameters
 from goodreads.data.split_builder import build_split
-from goodreads.data.split_store import Split, read_split
+from goodreads.data.split_store import Split, carve, read_split
 from goodreads.evaluation.scoring import score_reviews
 from goodreads.model.batching import plan_batches, scoring_sizes
 from goodreads.model.checkpoint import load_for_training
 from goodreads.model.tokenized import tokenize_split
 from goodreads.training.trainer import GenreTrainer
 
-QUIET: dict[str, Any] = {
-    "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
-}  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 RESAMPLES, BLOCK = 10_000, 500  # in all, and at a time
 LARGE = {"genres": ("comics_graphic", "children"), "per_genre": 2_150}  # the genres with most reviews
@@ -78,15 +76,13 @@ TRIED = (
         "max_length=128 tail=64", "r_drop=1", "weight_decay=0.1",
     )),
 )  # fmt: skip
-SIZES = (200, 400, 800, 1_600, 1_950)
+SIZES = (200, 400, 800, 1_600)
 GRIDS = {
     "two": (BASE, *TRIED),
     "eight": (BASE, *TRIED),
-    "curve": (
-        *(f"{BASE} reviews={n}" for n in (800, *(n for n in SIZES if n != 800))),
-        *(f"{BASE} reviews=1950 num_train_epochs={epochs}" for epochs in (1, 2)),
-    ),
-}
+    "curve": (f"{BASE} reviews=800", *(f"{BASE} reviews={n}" for n in SIZES if n != 800),
+              BASE, f"{BASE} num_train_epochs=1", f"{BASE} num_train_epochs=2"),
+}  # fmt: skip
 Options = dict[str, Any]
 Record = dict[str, Any]
 Interval = tuple[float, float, float, float]  # value, low, high and p-value
@@ -124,15 +120,15 @@ class RDropTrainer(GenreTrainer):
         return total.detach() * weight
 
 
-def decayed_groups(model: Any, arguments: transformers.TrainingArguments, decay: float) -> list[Options]:
+def decayed_groups(model: Any, args: transformers.TrainingArguments, decay: float) -> list[Options]:
     """AdamW's parameter groups, with a learning rate that falls by ``decay`` per layer."""
     groups, top = [], model.config.num_hidden_layers + 1
     for name, weights in model.named_parameters():
         layer = re.search(r"\.layer\.(\d+)\.", name)
         depth = int(layer[1]) + 1 if layer else 0 if ".embeddings." in name else top
         plain = name.endswith("bias") or "norm" in name.lower()
-        rate = arguments.learning_rate * decay ** (top - depth)
-        decayed = 0.0 if plain else arguments.weight_decay
+        rate = args.learning_rate * decay ** (top - depth)
+        decayed = 0.0 if plain else args.weight_decay
         groups.append({"params": [weights], "lr": rate, "weight_decay": decayed})
     return groups
 
@@ -171,13 +167,6 @@ def parse_variant(text: str) -> Options:
     return options
 
 
-def first_of_each(split: Split, per_genre: int) -> Split:
-    """The first reviews of each genre, which are a random sample."""
-    labels = np.array(split.labels)
-    rows = [np.flatnonzero(labels == label)[:per_genre] for label in range(len(split.label_names))]
-    return split.select(np.sort(np.concatenate(rows)).tolist())
-
-
 def make_trainer(options: Options, checkpoint: Path, splits: tuple[Split, Split], folder: Path) -> Any:
     """The Trainer of a variant with the tokens of both splits, the test split's as ``eval_dataset``."""
     own = {name: options.pop(name, 0) for name in ("tail", "layer_decay", "average", "r_drop")}
@@ -188,22 +177,18 @@ def make_trainer(options: Options, checkpoint: Path, splits: tuple[Split, Split]
         train, test = (head_and_tail(split, tokenizer, length, own["tail"]) for split in splits)
     if (precision := machine.choose_precision(device)[0]) != "float32":
         options[precision] = True
-    arguments = transformers.TrainingArguments(
-        str(folder), per_device_train_batch_size=batch, use_cpu=device == "cpu", **QUIET, **options
-    )
-    model.to(arguments.device)  # type: ignore[arg-type]
-    groups = decayed_groups(model, arguments, own["layer_decay"] or 1.0)
-    optimizer = torch.optim.AdamW(groups, fused=True) if own["layer_decay"] else None
-    made: Any = (RDropTrainer if own["r_drop"] else GenreTrainer)(
-        model=model,
-        args=arguments,
-        train_dataset=tokenize_split(train, tokenizer, length, folder),
-        eval_dataset=tokenize_split(test, tokenizer, length, folder),
-        processing_class=tokenizer,
-        callbacks=[MovingAverage(model, own["average"])] if own["average"] else [],
-        optimizers=(optimizer, None),
-        plan=plan_batches(batch, None, 1, device),
-    )
+    args = arguments(device, per_device_train_batch_size=batch, **options)
+    model.to(args.device)  # type: ignore[arg-type]
+    parts = {"model": model, "args": args, "processing_class": tokenizer}
+    for name, split in (("train_dataset", train), ("eval_dataset", test)):
+        parts[name] = tokenize_split(split, tokenizer, length, folder)
+    if own["average"]:
+        parts["callbacks"] = [MovingAverage(model, own["average"])]
+    if own["layer_decay"]:
+        groups = decayed_groups(model, args, own["layer_decay"])
+        parts["optimizers"] = torch.optim.AdamW(groups, fused=True), None
+    kind: Any = RDropTrainer if own["r_drop"] else GenreTrainer
+    made = kind(plan=plan_batches(batch, None, 1, device), **parts)
     made.divergence_weight = own["r_drop"]
     return made
 
@@ -215,7 +200,7 @@ def train_and_score(setting: str, task: tuple[str, int]) -> Record:
     transformers.logging.disable_progress_bar()
     options, (train, test) = parse_variant(variant) | {"seed": seed}, make_splits(setting, seed)
     if per_genre := options.pop("reviews", 0):
-        train = first_of_each(train, per_genre)
+        _, train = carve(train, per_genre)
     checkpoint = Path(os.environ["GOODREADS_REAL"], options.pop("model_name_or_path"))
     with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
         trainer = make_trainer(options, checkpoint, (train, test), Path(name))
@@ -286,11 +271,13 @@ def draw_curve(intervals: dict[str, Interval], seeds: int, path: Path) -> None:
 
     from goodreads.evaluation.figures import BLUE
 
-    mean, low, high = np.array([intervals[f"{BASE} reviews={n}"][:3] for n in SIZES]).T
+    sizes = [*SIZES, SETTINGS["curve"]["train_per_genre"]]
+    names = [*(f"{BASE} reviews={n}" for n in SIZES), BASE]
+    mean, low, high = np.array([intervals[name][:3] for name in names]).T
     figure, axes = plt.subplots(figsize=(4.4, 2.8))
-    axes.errorbar(SIZES, mean, [mean - low, high - mean], fmt="o-", color=BLUE, capsize=3)
+    axes.errorbar(sizes, mean, [mean - low, high - mean], fmt="o-", color=BLUE, capsize=3)
     axes.set(xlabel="training reviews per genre", ylabel="test accuracy, 95 % interval")
-    axes.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.set_title(f"The stand-in on two genres, {seeds} seeds", loc="left", fontsize=8)
     figure.savefig(path)
 
