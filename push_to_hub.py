@@ -33,8 +33,7 @@ def main() -> None:
         parser.error(f"no repository {options.repo or ''}: give --repo user/name or set HF_REPO")
     from goodreads.hub.publish import publish
 
-    folders = (options.model, options.data_dir, options.results_dir)
-    record = publish(*folders, options.repo, options.public)
+    record = publish(options.model, options.data_dir, options.results_dir, options.repo, options.public)
     print(json.dumps(record))
 
 

@@ -18,6 +18,7 @@ SMALL = ("--head", 200, "--per-genre", 60, "--train-per-genre", 40)  # 320 train
 QUICK = ("--recipe", "sample", "--num_train_epochs", 2, "--max_length", 64)  # 20 steps of 32
 DROPPED = ("HF_", "HTTP", "HUGGING_FACE", "ALL_PROXY", "GOODREADS_", "ACCELERATE_", "TRANSFORMERS_")
 Result = subprocess.CompletedProcess[str]
+Env = dict[str, str] | None
 
 # always the same, for a library's log handler keeps its stream from one run_main to the next
 _streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
@@ -40,17 +41,13 @@ def command(script: str, *args: object) -> list[str]:
     return [sys.executable, str(ROOT / script), *map(str, args)]
 
 
-def run_script(
-    script: str, *args: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300
-) -> Result:
+def run_script(script: str, *args: object, cwd: Path, env: Env = None, timeout: float = 300) -> Result:
     """Run a script in ``cwd`` to its end, in a process of its own."""
     words, env = command(script, *args), environment(cwd, **(env or {}))
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
 
 
-def run_main(
-    script: str, *args: object, cwd: Path, env: dict[str, str] | None = None, stdin: str = ""
-) -> Result:
+def run_main(script: str, *args: object, cwd: Path, env: Env = None, stdin: str = "") -> Result:
     """Run a script in ``cwd`` to its end in this process, which saves the seconds of importing torch.
 
     Signals, several processes, and what a library reads from the environment when it is imported

@@ -113,14 +113,12 @@ def _prepare(prog: str) -> None:
     hide(os.environ.get("HUGGING_FACE_HUB_TOKEN"))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Handler()])
     log.setLevel(logging.INFO)
-    process = os.getpid()
 
     def stop(number: int, frame: object) -> NoReturn:
         # straight out: the interpreter's own end can take seconds, and a library could swallow an exception
-        if os.getpid() == process:  # a worker process that was forked leaves everything to its parent
-            remove_temporaries()
-            with suppress(OSError):
-                os.write(2, f"{prog}: error: stopped by SIGTERM\n".encode())  # print is not safe in a handler
+        remove_temporaries()
+        with suppress(OSError):
+            os.write(2, f"{prog}: error: stopped by SIGTERM\n".encode())  # print is not safe in a handler
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)

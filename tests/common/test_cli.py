@@ -69,9 +69,7 @@ def test_any_interpreter_switches_and_encoding(switches: str) -> None:
     ("token", "options", "debug"),
     [("hf_abcDEF", ["--debug"], ""), ("tökén\n\n", [], "1"), ("a'b\\c", [], "0"), ("$(x) %s {y}", [], "")],
 )
-def test_debug_adds_the_traceback_and_secrets_are_shown_nowhere(
-    token: str, options: list[str], debug: str
-) -> None:
+def test_debug_shows_the_traceback_and_nothing_a_secret(token: str, options: list[str], debug: str) -> None:
     code = """t = os.environ['HF_TOKEN']
 hide('another')
 log.warning('with %s and %r', t, t)
@@ -116,23 +114,8 @@ def test_sigterm_ends_it_at_once_and_removes_temporaries(tmp_path: Path, during:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_forked_worker_that_is_stopped_leaves_its_parents_files(tmp_path: Path) -> None:
-    code = f"""with atomic_files(Path({str(tmp_path)!r})) as t:
-  (t / 'made').write_text('kept')
-  child = os.fork()
-  if not child: time.sleep(30)
-  time.sleep(0.3)  # Python forgets signals that come while it forks
-  os.kill(child, 15)
-  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"""
-    result = run_code(code)
-    assert (result.stdout, result.stderr) == ("143\n", "")
-    assert (tmp_path / "made").read_text() == "kept"
-
-
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
-def test_help_takes_less_than_two_seconds_of_cpu_time_and_needs_no_import_path(
-    script: str, tmp_path: Path
-) -> None:
+def test_help_takes_less_than_two_seconds_of_cpu_time(script: str, tmp_path: Path) -> None:
     before = os.times()
     command = [sys.executable, "-I", str(ROOT / script), "--help"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout

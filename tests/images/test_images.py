@@ -59,9 +59,7 @@ def test_the_local_image_scores_as_the_host_does_without_a_network(world: World,
     assert not temporary_files(results)
 
 
-def test_the_hub_image_proves_the_copy_with_and_without_the_split_and_the_cache(
-    world: World, tmp_path: Path
-) -> None:
+def test_the_hub_image_proves_the_copy_with_and_without_split_and_cache(world: World, tmp_path: Path) -> None:
     results, mount = world.results(tmp_path)
     (tmp_path / "cache").mkdir()
     give(tmp_path / "cache")
@@ -181,10 +179,9 @@ def test_documentation_shows_what_the_images_print(world: World, tmp_path: Path)
     path = ROOT / "docs" / "containers.md"
     before = after = path.read_text(encoding="utf-8")
     _, mount = world.results(tmp_path)
-    for name, image in (("local", LOCAL), ("hub", HUB)):
-        result = succeeded(
-            world.run(image, mount if image == LOCAL else [*mount, *world.data, *world.settings()])
-        )
+    hub = [*world.data, *world.settings()]
+    for name, image, options in (("local", LOCAL, mount), ("hub", HUB, [*mount, *hub])):
+        result = succeeded(world.run(image, options))
         start, fence, rest = after.partition(f"<!-- output: {name} -->\n```\n")
         after = start + fence + result.stderr + result.stdout + "```\n" + rest.partition("```\n")[2]
     if os.environ.get("UPDATE_DOCS"):

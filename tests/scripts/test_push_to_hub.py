@@ -15,6 +15,8 @@ from tools.loopback_hub import Fault, LoopbackHub, Repo, Token
 
 WRITE, READ, OTHER = "hf_writeSECRET", "hf_readSECRET", "hf_otherSECRET"
 TOKENS = {WRITE: Token("ada"), READ: Token("ada", "read"), OTHER: Token("bob")}
+Patch = pytest.MonkeyPatch
+Damage = Callable[[Path], object]
 REPO = "ada/genres"
 PICTURES = ("confusion_matrix_local.png", "per_class_metrics_local.png", "training_loss.png")
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -52,9 +54,7 @@ class Place:
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path, trained: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+def place(tmp_path: Path, trained: Path, small_data: Path, monkeypatch: Patch) -> Iterator[Place]:
     sleep = time.sleep  # the library pauses too
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     work = tmp_path / "work"
@@ -96,16 +96,14 @@ def test_a_model_is_published_once_verified_and_scored_alike(place: Place, small
         (OTHER, 'under the namespace "ada"'),
     ],
 )
-def test_a_token_that_cannot_write_changes_nothing(
-    place: Place, token: str, fragment: str, exists: bool
-) -> None:
+def test_a_token_that_cannot_write(place: Place, token: str, fragment: str, exists: bool) -> None:
     if exists:
         place.hub.create(REPO, private=False)  # create_repo(exist_ok=True) accepts a read token here
     assert_one_line_error(place.push(HF_TOKEN=token), fragment)
     assert [len(repo.commits) for repo in place.hub.repos.values()] == [1] * exists
 
 
-def change(name: str, **values: object) -> Callable[[Path], object]:
+def change(name: str, **values: object) -> Damage:
     def edit(folder: Path) -> None:
         (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | values))
 
@@ -125,9 +123,7 @@ def change(name: str, **values: object) -> Callable[[Path], object]:
         (lambda f: (f / "results" / PICTURES[0]).unlink(), "", "plot_results.py --results-dir results"),
     ],
 )
-def test_what_is_not_fit_to_publish_is_refused_first(
-    place: Place, damage: Callable[[Path], object], arguments: str, fragment: str
-) -> None:
+def test_what_is_not_fit_to_publish(place: Place, damage: Damage, arguments: str, fragment: str) -> None:
     damage(place.folder)
     assert_one_line_error(place.push(*arguments.split()), fragment)
     assert place.hub.requests == []
@@ -144,9 +140,7 @@ def test_what_is_not_fit_to_publish_is_refused_first(
         ("status", "PUT", "/settings"),
     ],
 )
-def test_a_push_that_breaks_off_is_completed_by_trying_again(
-    place: Place, kind: Any, method: str, path: str, times: int | None
-) -> None:
+def test_a_push_that_breaks_off(place: Place, kind: Any, method: str, path: str, times: int | None) -> None:
     place.hub.faults.append(fault := Fault(kind, method, path, 500, times=times))
     result = place.push("--public")
     if fault.times is None and result.returncode:
@@ -169,9 +163,7 @@ def test_a_concurrent_push_is_refused_not_overwritten(place: Place) -> None:
     assert place.repo.commits[-1].title == "somebody else's"
 
 
-def test_it_becomes_public_when_asked_every_version_has_a_tag_and_stale_files_go(
-    place: Place, tmp_path: Path
-) -> None:
+def test_public_when_asked_a_tag_for_each_version_and_stale_files_gone(place: Place, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{WRITE}\n")
     succeeded(place.push("--public", HF_TOKEN="", HF_TOKEN_PATH=str(tmp_path / "token")))
     assert not place.repo.private
