@@ -79,7 +79,7 @@ def main() -> None:
         for genre in SAMPLING_ORDER:
             write_genre(f"{folder}/{file_name(genre)}", genre, options.reviews * 3 // 2)  # more than is read
         direct = start(stack, "http.server", 0, "--bind", "127.0.0.1", cwd=folder)
-        ports = {"loopback": direct, "slow line": start(stack, "tests.shaping_proxy", "--target", direct)}
+        ports = {"loopback": direct, "slow line": start(stack, "benchmarks.slow_line", direct)}
         for line, port in ports.items():
             figures[line] = compare(f"http://127.0.0.1:{port}/", options.reviews, options.repeats)
             print(f"{line:<12}", *(f"{name} {value:.3f}" for name, value in figures[line].items()), sep="  ")
