@@ -175,7 +175,7 @@ def make_trainer(options: Options, checkpoint: Path, splits: tuple[Split, Split]
     tokenizer, model = load_for_training(checkpoint, train.label_names, length, options["seed"], train.texts)
     if own["tail"]:
         train, test = (head_and_tail(split, tokenizer, length, own["tail"]) for split in splits)
-    if (precision := machine.choose_precision(device)[0]) != "float32":
+    if (precision := machine.choose_precision(device)) != "float32":
         options[precision] = True
     args = arguments(device, per_device_train_batch_size=batch, **options)
     model.to(args.device)  # type: ignore[arg-type]
