@@ -311,6 +311,8 @@ def main() -> None:
             print(json.dumps(record), file=file, flush=True)
             records.append(record)
             progress.update(1)
+        pool.close()
+        pool.join()
     text, intervals = table(records, variants)
     print(text)
     if options.figure:
