@@ -27,11 +27,8 @@ def test_a_benchmark_prints_a_table_and_a_line_of_json(tmp_path: Path, name: str
 
 def test_the_benchmark_of_a_gpu_gives_every_figure_on_a_cpu_too(tmp_path: Path) -> None:
     figures = gpu.measure(tmp_path, None, tiny=True)
-    names = {
-        f"{recipe}_{of}" for recipe in gpu.RECIPES for of in ("packed", "gpu_busy_share", "warm_ms_per_step")
-    }
-    names |= {
-        f"train_py_{phase}_seconds" for phase in ("start", "data", "model", "tokenize", "train", "save")
-    }
+    kinds, phases = ("packed", "gpu_busy_share", "warm_ms_per_step"), "start data model tokenize train save"
+    names = {f"{recipe}_{kind}" for recipe in gpu.RECIPES for kind in kinds}
+    names |= {f"train_py_{phase}_seconds" for phase in phases.split()}
     assert figures.keys() >= {*gpu.BARS, "float32_second_seconds", *names}
     assert figures["default_packed"] and figures["report_packed"]

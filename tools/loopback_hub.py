@@ -219,8 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection: reads requests, applies faults, sends answers."""
 
     server: LoopbackHub
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -372,12 +371,12 @@ def _lfs_upload(call: _Handler, oid: str) -> Answer:
 
 @_route("POST", f"{_MODEL}/commit{_REV}", write=True)
 def _commit(call: _Handler, repo: Repo, rev: str) -> Answer:
-    lines = [json.loads(line) for line in call.content.splitlines() if line.strip()]
-    header = next(line["value"] for line in lines if line["key"] == "header")
+    lines = [(line["key"], line["value"]) for line in map(json.loads, call.content.splitlines())]
+    header = dict(lines)["header"]
     if call.hub.before_commit:
         call.hub.before_commit(repo)
     changes: dict[str, bytes | None] = {}
-    for key, value in ((line["key"], line["value"]) for line in lines):
+    for key, value in lines:
         if key == "file":
             changes[value["path"]] = base64.b64decode(value["content"])
         elif key == "lfsFile":
@@ -403,10 +402,8 @@ def _tree(call: _Handler, repo: Repo, rev: str) -> Answer:
     entries = []
     for path, file in sorted(repo.at(rev).files.items()):
         size = len(file.content)
-        entry: dict[str, Any] = {"type": "file", "path": path, "oid": file.oid, "size": size}
-        if file.lfs:
-            entry["lfs"] = {"oid": file.sha256, "size": size, "pointerSize": 130}
-        entries.append(entry)
+        lfs = {"oid": file.sha256, "size": size, "pointerSize": 130} if file.lfs else None
+        entries.append({"type": "file", "path": path, "oid": file.oid, "size": size, "lfs": lfs})
     return _json(entries)
 
 

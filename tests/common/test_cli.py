@@ -36,24 +36,24 @@ def run_code(code: str, *options: str, switches: str = "", shell: str = "", **en
     return subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=20)
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "fragment"),
-    [
-        ("raise InputError('no\\n such  file')", 2, "x.py: error: no such file"),
-        ("raise CheckFailed('different')", 1, "different"),
-        ("raise Interrupted(15, 'saved')", 143, "saved"),
-        ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise ValueError('x' * 9999)", 2, "xxx; --debug shows the traceback"),
-        ("raise BaseException('a panic')", 2, "BaseException: a panic"),
-        ("raise BrokenPipeError(32, 'of a socket')", 141, "of a socket"),
-        ("raise InputError('\\x1b[31m\\x00 \\udcff \\u2028 \\u2551')", 2, "\\x1b[31m\\x00 \\udcff ║"),
-        ("--lr 3", 2, "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
-        ("--genre 5", 2, "did you mean --per-genre?"),
-        ("--zzz", 2, "unrecognized arguments: --zzz (see"),
-        ("--per-genre 0", 2, "'0' is not a whole number of at least 1"),
-        ("--per-genre 99999999999999999999", 2, "is not a whole number"),
-    ],
-)
+ENDS = [  # code or options, exit status, part of the error line
+    ("raise InputError('no\\n such  file')", 2, "x.py: error: no such file"),
+    ("raise CheckFailed('different')", 1, "different"),
+    ("raise Interrupted(15, 'saved')", 143, "saved"),
+    ("raise KeyboardInterrupt", 130, "interrupted"),
+    ("raise ValueError('x' * 9999)", 2, "xxx; --debug shows the traceback"),
+    ("raise BaseException('a panic')", 2, "BaseException: a panic"),
+    ("raise BrokenPipeError(32, 'of a socket')", 141, "of a socket"),
+    ("raise InputError('\\x1b[31m\\x00 \\udcff \\u2028 \\u2551')", 2, "\\x1b[31m\\x00 \\udcff ║"),
+    ("--lr 3", 2, "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
+    ("--genre 5", 2, "did you mean --per-genre?"),
+    ("--zzz", 2, "unrecognized arguments: --zzz (see"),
+    ("--per-genre 0", 2, "'0' is not a whole number of at least 1"),
+    ("--per-genre 99999999999999999999", 2, "is not a whole number"),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "fragment"), ENDS)
 def test_any_exception_and_wrong_usage_are_one_line(code: str, status: int, fragment: str) -> None:
     arguments = ["pass", *code.split()] if code.startswith("--") else [code]
     assert_one_line_error(run_code(*arguments), fragment, code=status)
@@ -84,18 +84,18 @@ raise RuntimeError('http://user:pass%w@proxy:3128/ refused another ' + repr(t))"
     assert result.stderr.count("Traceback") == 1 + (options != [] or debug == "1")
 
 
-@pytest.mark.parametrize(
-    ("code", "shell", "status"),
-    [
-        ("print('x'); log.info('y'); input() if sys.stdin.read() else 0", "<&- >&- 2>&-", 0),
-        ("print('x'); raise InputError('y')", "2>&-", 2),
-        ("sys.exit(os.memfd_create('the next file') == 2)", "2>&-", 0),
-        ("print('x\\n' * 100_000)", "| head -1", 141),
-        ("print('x\\n' * 100_000)", ">/dev/full", 2),
-        ("log.info('x'); raise InputError('y')", "2>/dev/full", 2),
-        ("for i in range(9999): print('x', file=sys.stderr)", "2>&1 >/dev/null | head -1", 141),
-    ],
-)
+STREAMS = [  # code, redirections, exit status
+    ("print('x'); log.info('y'); input() if sys.stdin.read() else 0", "<&- >&- 2>&-", 0),
+    ("print('x'); raise InputError('y')", "2>&-", 2),
+    ("sys.exit(os.memfd_create('the next file') == 2)", "2>&-", 0),
+    ("print('x\\n' * 100_000)", "| head -1", 141),
+    ("print('x\\n' * 100_000)", ">/dev/full", 2),
+    ("log.info('x'); raise InputError('y')", "2>/dev/full", 2),
+    ("for i in range(9999): print('x', file=sys.stderr)", "2>&1 >/dev/null | head -1", 141),
+]
+
+
+@pytest.mark.parametrize(("code", "shell", "status"), STREAMS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_closed_broken_and_full_streams(code: str, shell: str, status: int, unbuffered: str) -> None:
     result = run_code(code, shell=shell, PYTHONUNBUFFERED=unbuffered)

@@ -12,18 +12,17 @@ import torch
 from goodreads.common import machine
 from goodreads.common.errors import InputError
 
+MACHINES = [
+    (2, "13.0", {}, "cuda, H100 (2 visible to CUDA): bf16"),
+    (1, "13.0", {}, "cuda, H100 (1 visible to CUDA): fp16"),
+    (2, "13.0", {"use_cpu": True}, "cpu, * threads (--use_cpu): float32"),
+    (0, None, {}, "cpu, * 2 threads (this torch is a build without CUDA): float32"),
+    (0, "13.0", {"require_gpu": True}, "--require-gpu: * sees no GPU; in a container, *--gpus all"),
+    (2, "13.0", {"require_gpu": True, "use_cpu": True}, "--require-gpu: --use_cpu"),
+]
 
-@pytest.mark.parametrize(
-    ("gpus", "cuda", "options", "expected"),
-    [
-        (2, "13.0", {}, "cuda, H100 (2 visible to CUDA): bf16"),
-        (1, "13.0", {}, "cuda, H100 (1 visible to CUDA): fp16"),
-        (2, "13.0", {"use_cpu": True}, "cpu, * threads (--use_cpu): float32"),
-        (0, None, {}, "cpu, * 2 threads (this torch is a build without CUDA): float32"),
-        (0, "13.0", {"require_gpu": True}, "--require-gpu: * sees no GPU; in a container, *--gpus all"),
-        (2, "13.0", {"require_gpu": True, "use_cpu": True}, "--require-gpu: --use_cpu"),
-    ],
-)
+
+@pytest.mark.parametrize(("gpus", "cuda", "options", "expected"), MACHINES)
 def test_the_gpu_or_why_not_and_the_number_format(
     monkeypatch: pytest.MonkeyPatch, gpus: int, cuda: str | None, options: dict[str, bool], expected: str
 ) -> None:

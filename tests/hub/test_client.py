@@ -19,16 +19,16 @@ def ask() -> None:
     attempt("ada/genres", lambda api: api.model_info("ada/genres"))
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "message", "expected"),
-    [
-        (403, "", "Private repository storage limit reached", ""),
-        (404, "RepoNotFound", "Repository not found", "no such repository, or a private one"),
-        (404, "RevisionNotFound", "Invalid rev id: v9", "no such revision"),
-        (401, "", "Invalid credentials", "the Hub refuses the token (401); set HF_TOKEN or HF_TOKEN_PATH"),
-        (500, "", "Internal error 42", ""),
-    ],
-)
+REFUSALS = [
+    (403, "", "Private repository storage limit reached", ""),
+    (404, "RepoNotFound", "Repository not found", "no such repository, or a private one"),
+    (404, "RevisionNotFound", "Invalid rev id: v9", "no such revision"),
+    (401, "", "Invalid credentials", "the Hub refuses the token (401); set HF_TOKEN or HF_TOKEN_PATH"),
+    (500, "", "Internal error 42", ""),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message", "expected"), REFUSALS)
 def test_a_refusal_is_reported_with_the_reason_of_the_hub(
     hub: LoopbackHub, status: int, code: str, message: str, expected: str
 ) -> None:
@@ -56,21 +56,20 @@ def test_a_hub_that_asks_to_wait_is_given_the_time(
         ask()
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"ALL_PROXY": "gopher://proxy:1"}, "ALL_PROXY or SSL_CERT_FILE: .*gopher"),
-        ({"HTTPS_PROXY": "http://proxy:port"}, "_PROXY, ALL_PROXY or SSL_CERT_FILE: .*port"),
-        ({"SSL_CERT_FILE": "/none.pem"}, "SSL_CERT_FILE: "),
-        ({"HF_TOKEN": "", "HF_TOKEN_PATH": "/"}, "HF_TOKEN_PATH.*: '/'"),
-        ({"HF_TOKEN": "hf_SECRÉT"}, "the token holds characters that no token has"),
-        ({"HF_ENDPOINT": ""}, "the Hub at HF_ENDPOINT= cannot"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
-        ({"HF_HUB_OFFLINE": "1"}, "unset the `HF_HUB_OFFLINE`"),
-        ({}, "what answers at .* is not the Hub"),
-    ],
-    ids=str,
-)
+WRONG_SETTINGS = [
+    ({"ALL_PROXY": "gopher://proxy:1"}, "ALL_PROXY or SSL_CERT_FILE: .*gopher"),
+    ({"HTTPS_PROXY": "http://proxy:port"}, "_PROXY, ALL_PROXY or SSL_CERT_FILE: .*port"),
+    ({"SSL_CERT_FILE": "/none.pem"}, "SSL_CERT_FILE: "),
+    ({"HF_TOKEN": "", "HF_TOKEN_PATH": "/"}, "HF_TOKEN_PATH.*: '/'"),
+    ({"HF_TOKEN": "hf_SECRÉT"}, "the token holds characters that no token has"),
+    ({"HF_ENDPOINT": ""}, "the Hub at HF_ENDPOINT= cannot"),
+    ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the Hub at http://127.0.0.1:9 cannot be reached"),
+    ({"HF_HUB_OFFLINE": "1"}, "unset the `HF_HUB_OFFLINE`"),
+    ({}, "what answers at .* is not the Hub"),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), WRONG_SETTINGS, ids=str)
 def test_a_wrong_setting_is_one_line_without_the_token(
     hub: LoopbackHub, repo: Repo, settings: Settings, values: dict[str, str], expected: str
 ) -> None:

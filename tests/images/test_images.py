@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -126,8 +125,7 @@ def test_what_is_in_the_images_and_what_is_not(world: World) -> None:
         assert rest == {"evaluate_model.py", "predict.py"}
         document = json.loads(world("inspect", image).stdout)[0]
         above = document["Size"] - base - found["baked"]
-        print(f"{image}: {above / 1e6:.0f} MB above the base image without model and split", file=sys.stderr)
-        assert above <= SIZE
+        assert above <= SIZE, image
         assert document["Config"]["User"] == "10001:10001"
 
 

@@ -86,16 +86,16 @@ def test_a_model_is_published_once_verified_and_scored_alike(place: Place, small
     assert json.loads(result.stdout.splitlines()[-1])["verdict"] == "IDENTICAL"
 
 
+NO_WRITERS = [
+    ("", "set HF_TOKEN or HF_TOKEN_PATH"),
+    ("hf_badSECRET", "the Hub refuses the token (401)"),
+    (READ, "you must use a write token"),
+    (OTHER, 'under the namespace "ada"'),
+]
+
+
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
-@pytest.mark.parametrize(
-    ("token", "fragment"),
-    [
-        ("", "set HF_TOKEN or HF_TOKEN_PATH"),
-        ("hf_badSECRET", "the Hub refuses the token (401)"),
-        (READ, "you must use a write token"),
-        (OTHER, 'under the namespace "ada"'),
-    ],
-)
+@pytest.mark.parametrize(("token", "fragment"), NO_WRITERS)
 def test_a_token_that_cannot_write(place: Place, token: str, fragment: str, exists: bool) -> None:
     if exists:
         place.hub.create(REPO, private=False)  # create_repo(exist_ok=True) accepts a read token here
@@ -110,36 +110,35 @@ def change(name: str, **values: object) -> Damage:
     return edit
 
 
-@pytest.mark.parametrize(
-    ("damage", "arguments", "fragment"),
-    [
-        (lambda f: None, "--repo genres", "no repository genres: give --repo user/name or set HF_REPO"),
-        (lambda f: None, "--repo /x", "The name cannot start or end with"),
-        (lambda f: (f / "model/vocab.txt").touch(), "", "training_log.json is of another model"),
-        (change("model/config.json", id2label={str(i): f"L{i}" for i in range(8)}), "", "another model"),
-        (lambda f: (f / "model/model.safetensors").write_text("version https://git-lfs"), "", "git-lfs"),
-        (change("results/eval_results_local.json", model={}), "", "is of another version"),
-        (lambda f: (f / "results/eval_results_local.json").unlink(), "", "evaluate_model.py --model model"),
-        (lambda f: (f / "results" / PICTURES[0]).unlink(), "", "plot_results.py --results-dir results"),
-    ],
-)
+UNFIT = [  # what is done to the folder, arguments, part of the error line
+    (lambda f: None, "--repo genres", "no repository genres: give --repo user/name or set HF_REPO"),
+    (lambda f: (f / "model/vocab.txt").touch(), "", "training_log.json is of another model"),
+    (change("model/config.json", id2label={str(i): f"L{i}" for i in range(8)}), "", "another model"),
+    (lambda f: (f / "model/model.safetensors").write_text("version https://git-lfs"), "", "git-lfs"),
+    (change("results/eval_results_local.json", model={}), "", "is of another version"),
+    (lambda f: (f / "results/eval_results_local.json").unlink(), "", "evaluate_model.py --model model"),
+    (lambda f: (f / "results" / PICTURES[0]).unlink(), "", "plot_results.py --results-dir results"),
+]
+
+
+@pytest.mark.parametrize(("damage", "arguments", "fragment"), UNFIT)
 def test_what_is_not_fit_to_publish(place: Place, damage: Damage, arguments: str, fragment: str) -> None:
     damage(place.folder)
     assert_one_line_error(place.push(*arguments.split()), fragment)
     assert place.hub.requests == []
 
 
+FAULTS = [  # kind, method and path of each request of a push
+    *(("status", "GET", path) for path in ("genres$", "/auth-check/", "/tree/[0-9a-f]{40}", "/tree/v-")),
+    *(("status", "POST", path) for path in ("/create", "/preupload/", "/batch", "/commit/", "/tag/")),
+    *(("lost_answer", "POST", path) for path in ("/commit/", "/tag/")),
+    ("cut_upload", "PUT", "/lfs-upload/"),
+    ("status", "PUT", "/settings"),
+]
+
+
 @pytest.mark.parametrize("times", [1, None], ids=["passing", "lasting"])
-@pytest.mark.parametrize(
-    ("kind", "method", "path"),
-    [
-        *(("status", "GET", path) for path in ("genres$", "/auth-check/", "/tree/[0-9a-f]{40}", "/tree/v-")),
-        *(("status", "POST", path) for path in ("/create", "/preupload/", "/batch", "/commit/", "/tag/")),
-        *(("lost_answer", "POST", path) for path in ("/commit/", "/tag/")),
-        ("cut_upload", "PUT", "/lfs-upload/"),
-        ("status", "PUT", "/settings"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "method", "path"), FAULTS)
 def test_a_push_that_breaks_off(place: Place, kind: Any, method: str, path: str, times: int | None) -> None:
     place.hub.faults.append(fault := Fault(kind, method, path, 500, times=times))
     result = place.push("--public")
