@@ -41,54 +41,46 @@ def main() -> None:
     from goodreads.common.machine import choose_device
     from goodreads.model.checkpoint import load_for_training, save
     from goodreads.model.tokenized import tokenize_split
-    from goodreads.training import callbacks, checkpoints, launch, training_log
+    from goodreads.training import checkpoints, launch, training_log
 
-    rank, processes = launch.processes()
-    launch.quiet(rank)
-    launch.honour_accelerate(flags)
+    launch.honour_environment(flags)
     device = choose_device(run.require_gpu, flags.get("use_cpu", False))
-    args, plan = launch.complete(run, flags, device.type, processes)
+    args, plan = launch.complete(run, flags, device.type)
+    if rank := args.process_index:
+        log.setLevel("ERROR")
     phases = training_log.Phases(started)
     phases.end("start")
 
     with nullcontext() if rank else launch.claimed(run):
-        resumed = checkpoints.begin(run, rank)
         manifest, splits = launch.load_splits(run)
         phases.end("data")
 
         settings = checkpoints.fingerprint(run, args, plan, manifest)
-        if resumed:
-            checkpoints.check_same_run(resumed, settings)
+        resumed = checkpoints.begin(run, settings) if run.resume or not rank else None
         base, train = resumed or run.model_name_or_path, splits["train"]
         tokenizer, model = load_for_training(base, train.label_names, run.max_length, run.seed, train.texts)
         phases.end("model")
 
         with args.main_process_first(local=True):  # the others find its files
-            tokens = {
-                name: tokenize_split(split, tokenizer, run.max_length, run.data_dir / "tokens")
-                for name, split in splits.items()
-            }
+            for name, split in splits.items():
+                splits[name] = tokenize_split(split, tokenizer, run.max_length, run.data_dir / "tokens")
         phases.end("tokenize")
 
-        stop = callbacks.StopOnSignal()
         keeper = checkpoints.Checkpoints(settings, flags["save_total_limit"])
         parts = {"model": model, "args": args, "processing_class": tokenizer, "plan": plan}
-        parts |= {"train_dataset": tokens.pop("train"), "eval_dataset": tokens}
-        trainer = launch.build_trainer(run, stop, keeper, **parts)
+        parts |= {"train_dataset": splits.pop("train"), "eval_dataset": splits}
+        trainer = launch.build_trainer(run, keeper, **parts)
         launch.announce(device, args, plan)
-        with keeper.guard():
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        keeper.train(trainer, resumed)
         phases.end("train")
-        trainer.accelerator.end_training()
-        stop.raise_interrupted(trainer.state)
         if rank == 0:
             files = save(run.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer)
             phases.end("save")
-            record = training_log.training_record(run, trainer, settings, phases.seconds, resumed, files)
+            record = training_log.training_record(run, trainer, settings, phases, files)
             write_json(run.results_dir / "training_log.json", record)
             log.info("wrote %s and %s", run.output_dir, run.results_dir / "training_log.json")
-            last = {name: record[name] for name in ("steps", "seconds")}
-            print(json.dumps({"model": str(run.output_dir), **last, **record["throughput"]}))
+            last = {"model": str(run.output_dir), "steps": record["steps"], "seconds": phases.seconds}
+            print(json.dumps(last | record["throughput"]))
             checkpoints.remove_all(run.checkpoints)
 
 

@@ -43,10 +43,9 @@ class BatchPlan:
     fixed_sizes: bool
 
     def __str__(self) -> str:
-        sign = "=" if self.devices * self.per_device * self.accumulation == self.effective else "<="
         return (
-            f"effective batch {self.effective} {sign} {self.devices} device(s) x {self.per_device} reviews "
-            f"x {self.accumulation} accumulation step(s), each of at most {self.tokens:,} tokens at a time"
+            f"effective batch {self.effective}: {self.devices} device(s) x up to {self.per_device} reviews x "
+            f"{self.accumulation} accumulation step(s), each of up to {self.tokens:,} tokens at a time"
         )
 
 
@@ -66,14 +65,8 @@ def plan_batches(effective: int, per_device: int | None, devices: int, device_ty
         raise InputError(f"--effective_batch_size {effective} is too small for {devices} devices")
     share = math.ceil(effective / devices)
     at_once = min(per_device or share, share)
-    return BatchPlan(
-        effective,
-        devices,
-        at_once,
-        math.ceil(share / at_once),
-        MICRO_TOKENS[device_type],
-        fixed_sizes=device_type == "cuda",
-    )
+    accumulation, fixed = math.ceil(share / at_once), device_type == "cuda"
+    return BatchPlan(effective, devices, at_once, accumulation, MICRO_TOKENS[device_type], fixed)
 
 
 class ShuffledBatches(torch.utils.data.Sampler[list[int]]):
@@ -142,7 +135,7 @@ def training_sizes(plan: BatchPlan, lengths: Lengths) -> Sizes:
     parts = np.maximum(math.ceil(share / plan.per_device), np.ceil(totals / plan.tokens))
     tokens = np.quantile(totals / parts, QUANTILES)
     tokens[-1] = max(tokens[-1], lengths.max())
-    sizes = tuple(sorted({_round_up(size) for size in tokens}))
+    sizes = tuple(sorted({math.ceil(size / MULTIPLE) * MULTIPLE for size in tokens}))
     return Sizes(sizes[-1], plan.per_device, sizes, plan.per_device)
 
 
@@ -160,7 +153,8 @@ def scoring_sizes(device_type: str, lengths: Lengths, fixed: bool | None = None)
         limit = min(2_048, 1_024 * torch.get_num_threads()) if device_type == "cpu" else 8_192
         return Sizes(limit, len(lengths))
     parts = split_evenly(lengths, SCORING_TOKENS, len(lengths))
-    size = _round_up(max((sum(lengths[i] for i in part) for part in parts), default=1))
+    most = max((sum(lengths[i] for i in part) for part in parts), default=1)
+    size = math.ceil(most / MULTIPLE) * MULTIPLE
     return Sizes(size, len(lengths), (size,), max(map(len, parts), default=1))
 
 
@@ -187,7 +181,3 @@ def split_evenly(lengths: Lengths, most_tokens: int, most_reviews: int) -> list[
             ends = np.bincount(part, minlength=count).cumsum()[:-1]
             return [i.tolist() for i in np.split(order[np.argsort(part, kind="stable")], ends)]
         count = min(len(lengths), max(count + 1, math.floor(count * fullest / most_tokens)))
-
-
-def _round_up(tokens: float) -> int:
-    return math.ceil(tokens / MULTIPLE) * MULTIPLE

@@ -18,18 +18,18 @@ from goodreads.model import scratch_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+transformers.logging.set_verbosity_error()  # what it would warn of is judged here
+transformers.logging.disable_progress_bar()
 SCRATCH = "scratch"  # as --model_name_or_path: a small new model
 WEIGHTS = "model.safetensors"
 SHARDS = "model*.safetensors"  # of a large model, in several files
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
-OPTIONAL = (
-    *("model.safetensors.index.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"),
-    *("added_tokens.json", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
-)
-UNUSABLE = {  # files that a folder may hold instead of weights in safetensors
-    "adapter_config.json": "an adapter alone; merge it into its base model with merge_and_unload",
-    "pytorch_model*": "a pickle, which can run code when it is loaded; save it again with save_pretrained",
-}
+OPTIONAL = """
+    model.safetensors.index.json special_tokens_map.json vocab.txt vocab.json merges.txt added_tokens.json
+    spiece.model sentencepiece.bpe.model chat_template.jinja
+""".split()
+WHOLE = "make one with train.py (or merge an adapter into its base model, save a pickle with save_pretrained)"
+CLONE = "after a git clone: git lfs pull"  # without it the files are pointers to the true ones
 NO_LIMIT = 1_000_000  # tokens of a review, for models without a limit of positions
 
 
@@ -56,14 +56,10 @@ def inspect(folder: Path) -> list[str]:
     Raises:
         InputError: the folder is not a complete model in safetensors, or not a trained classifier.
     """
-    _refuse_pointers(folder)
     weights = sorted(folder.glob(SHARDS))
-    for pattern, what in UNUSABLE.items():
-        if not weights and any(folder.glob(pattern)):
-            raise InputError(f"{folder} holds {what}")
     for name in REQUIRED:
         if not (weights if name == WEIGHTS else (folder / name).is_file()):
-            raise InputError(f"{folder} is not a complete model: it has no {name}; make one with train.py")
+            raise InputError(f"{folder} is not a complete model: it has no {name}; {WHOLE}")
     config = read_json(damaged := folder / "config.json", "train.py")
     try:
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
@@ -73,7 +69,7 @@ def inspect(folder: Path) -> list[str]:
             with safe_open(damaged, framework="np") as file:
                 shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     except Exception as error:  # what a damaged file may hold has no end
-        raise InputError(f"{damaged} is damaged ({error!r}); copy it again, or train again") from error
+        raise InputError(f"{damaged} is damaged ({error!r}); copy it again ({CLONE})") from error
     if not trained or not any(shape[:1] == [len(labels)] for shape in shapes):
         raise InputError(f"{folder} has no trained classifier; fine-tune it with train.py")
     return labels
@@ -81,8 +77,6 @@ def inspect(folder: Path) -> list[str]:
 
 def check_replaceable(folder: Path) -> None:
     """Raise InputError if saving to ``folder`` would replace anything but a model."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder} is a file; name a folder")
     known = {*REQUIRED, *OPTIONAL, *(path.name for path in folder.glob(SHARDS)), LOCK}
     names = {path.name for path in folder.glob("*") if path.suffix != SUFFIX}  # that is of a killed run
     if foreign := sorted(names - known):
@@ -99,11 +93,8 @@ def save(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizer
         CheckFailed: a weight is not a finite number.
         InputError: the folder cannot be written.
     """
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise CheckFailed(
-                f"training diverged: {name} is not finite; nothing is saved; lower --learning_rate"
-            )
+    if bad := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise CheckFailed(f"training diverged: {bad[0]} is not finite; lower --learning_rate")
     with atomic_files(folder, alone=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -136,22 +127,18 @@ def load_for_training(
         InputError: the model cannot be loaded, or cannot take ``max_length`` tokens.
     """
     transformers.set_seed(seed)
-    labels = dict(enumerate(label_names))
-    label_ids = {label: i for i, label in labels.items()}
+    names = dict(enumerate(label_names))
+    labels = {"id2label": names, "label2id": {label: i for i, label in names.items()}}
     if name == SCRATCH:
         tokenizer = scratch_model.build_tokenizer(texts, max_length)
-        config = scratch_model.build_config(len(tokenizer), max_length, id2label=labels, label2id=label_ids)
+        sizes: dict[str, Any] = scratch_model.SIZES | labels | {"vocab_size": len(tokenizer)}
+        config = transformers.DistilBertConfig(max_position_embeddings=max_length, **sizes)
         return tokenizer, transformers.AutoModelForSequenceClassification.from_config(config)
-    what = f"--model_name_or_path {name}"
-    _refuse_pointers(Path(name))
-    # a classifier for other labels is replaced by a new one
-    options = {"id2label": labels, "label2id": label_ids, "ignore_mismatched_sizes": True}
-    tokenizer, model, lacking = _load(name, what, "float32", False, options)
+    tokenizer, model, lacking = _load(name, "float32", **labels)
     encoder = f"{model.base_model_prefix}."
     if broken := [key for key in lacking if key.startswith(encoder) and "pooler" not in key]:
-        raise InputError(f"{what} cannot be used: its weights lack {broken[0]} or have it in another shape")
-    limit = position_limit(model)
-    if max_length > limit:
+        raise InputError(f"{name} cannot be used: its weights lack {broken[0]} or have it in another shape")
+    if max_length > (limit := position_limit(model)):
         raise InputError(f"--max_length {max_length} is more than the {limit} tokens that {name} can take")
     tokenizer.model_max_length = max_length
     return tokenizer, model
@@ -168,10 +155,8 @@ def load_classifier(folder: Path, dtype: str, device: str) -> Classifier:
     Raises:
         InputError: the folder is not a complete model, or one whose classifier was never trained.
     """
-    transformers.logging.set_verbosity_error()  # what it would warn of is refused below
-    transformers.logging.disable_progress_bar()
     labels = inspect(folder)
-    tokenizer, model, lacking = _load(folder, str(folder), dtype, True, {"use_safetensors": True})
+    tokenizer, model, lacking = _load(folder, dtype)
     if lacking:
         raise InputError(f"{folder} has no trained classifier: its weights lack {', '.join(lacking[:3])}")
     max_length = min(tokenizer.model_max_length, position_limit(model))
@@ -192,53 +177,34 @@ def position_limit(model: "PreTrainedModel") -> int:
     return min((limit for limit in limits if limit > 0), default=NO_LIMIT)
 
 
-def _load(
-    name: str | Path, what: str, dtype: str, local: bool, options: dict[str, Any]
-) -> tuple["PreTrainedTokenizerFast", "PreTrainedModel", list[str]]:
+def _load(name: str | Path, dtype: str, **labels: Any) -> tuple[Any, "PreTrainedModel", list[str]]:
     """Tokenizer, model, and the weights that it lacks or has in another shape.
 
     Args:
-        name: folder or model id.
-        what: name of the model in errors.
+        name: folder, or model id on the Hub.
         dtype: of the weights.
-        local: whether to look nowhere but on this machine.
-        options: more of them for the model's ``from_pretrained``.
+        labels: of a new classifier, where there is none for them.
     """
+    local = Path(name).is_dir()
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
-    tokenizer: Any
-    part = "tokenizer"
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
-        part = "model"
-        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, **safe, **options
-        )
+        kind = transformers.AutoModelForSequenceClassification
+        model, report = kind.from_pretrained(name, dtype=dtype, **safe, **options, **labels)
     except Exception as error:  # transformers, safetensors and tokenizers share no base class
         reason = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in reason:
             reason = "it needs code from its own repository, which is never run"
-        raise InputError(f"{what} cannot be loaded: {part}: {reason[:400]}") from error
+        hint = f" ({CLONE})" if local else ""
+        raise InputError(f"{name} cannot be loaded: {reason[:400]}{hint}") from error
     if not tokenizer.is_fast:
-        raise InputError(f"{what} has no fast tokenizer (tokenizer.json)")
+        raise InputError(f"{name} has no fast tokenizer (tokenizer.json)")
     rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     if largest >= rows:
-        raise InputError(f"{what}: tokenizer and model do not fit: token {largest:,} of {rows:,}")
+        raise InputError(f"{name}: tokenizer and model do not fit: token {largest:,} of {rows:,}")
     if tokenizer.pad_token_id is None:  # GPT-2, for example
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return (
-        tokenizer,
-        model,
-        sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}),
-    )
-
-
-def _refuse_pointers(folder: Path) -> None:
-    """Raise InputError if a file of the folder was cloned without its content."""
-    for path in folder.glob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                if file.read(20).startswith(b"version https://git"):
-                    raise InputError(
-                        f"{path} is a git-lfs pointer, not the file; fetch it with: git lfs pull"
-                    )
+    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    return tokenizer, model, sorted(lacking)

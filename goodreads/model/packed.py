@@ -6,24 +6,21 @@ batches; on a GPU ``choose_layout`` checks that before packed batches are used.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, DistilBertForSequenceClassification
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from goodreads.common.progress import log
 from goodreads.model.batching import Lengths, Sizes, split_evenly
 from goodreads.model.padded import IGNORED, Padded, to_device
 from goodreads.model.tokenized import TokenizedReviews
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 NAME = "packed_reviews"  # of the attention function
 PROOF_REVIEWS = 8
@@ -72,7 +69,7 @@ class Packed(Padded):
         offsets = np.cumsum([0, *lengths])
         extra = max(0, sizes.reviews - n)
         parts = [
-            np.concatenate([*rows, np.full(spare, self.fillers["input_ids"])]),
+            np.concatenate([*rows, np.full(spare, self.tokenizer.pad_token_id)]),
             np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths),
             np.concatenate([reviews.labels[indices], np.full(extra, IGNORED)]),
             np.concatenate([offsets[:n], np.zeros(extra, np.int64)]),
@@ -88,9 +85,7 @@ class Packed(Padded):
         return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels, "packing": packing}
 
 
-def attention(
-    module: torch.nn.Module, *tensors: Any, packing: Packing | None = None, **options: Any
-) -> tuple[Tensor, None]:
+def attention(module: torch.nn.Module, *tensors: Any, packing: Packing | None = None, **options: Any) -> Any:
     """transformers' attention interface: within each review of packed ones; padded batches as "sdpa" does.
 
     Args:
@@ -104,56 +99,41 @@ def attention(
         Shape (b, tokens, heads, width); and no weights.
     """
     if packing is None:
-        padded: tuple[Tensor, None] = AttentionInterface()["sdpa"](module, *tensors, **options)
-        return padded
+        return transformers.AttentionInterface()["sdpa"](module, *tensors, **options)
     rows, spans = [tensor[0].transpose(0, 1) for tensor in tensors[:3]], packing.everything
     return _attend(rows, spans, spans, options["dropout"], options["scaling"])[None], None
 
 
-def _attend(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scaling: float) -> Tensor:
-    """Attention of each review's queries to its own keys.
+def _attend(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scaling: float) -> Any:
+    """Attention of each review's queries to its own keys: on a CPU in a loop, elsewhere in one kernel.
+
+    torch's public ways to these kernels do not serve: ``torch.nn.attention.varlen`` has no dropout, and
+    jagged nested tensors, which call the kernels as here, cost the host about 4 ms per layer and step.
 
     Args:
         rows: queries, keys and values of shape (tokens, heads, width).
         queries, keys: where the reviews begin and end in them.
         dropout, scaling: of the attention weights.
     """
-    if rows[0].device.type != "cpu":
-        return _fused(rows, queries, keys, dropout, scaling)
-    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    split = zip(*(row.split(spans.lengths) for row, spans in zip(rows, (queries, keys, keys))))
-    parts = [attend(*(tensor.transpose(0, 1)[None] for tensor in review)) for review in split]
-    return torch.cat(parts, dim=2)[0].transpose(0, 1)
-
-
-def _fused(rows: list[Tensor], queries: Spans, keys: Spans, dropout: float, scaling: float) -> Tensor:
-    """The same in one kernel.
-
-    torch's public ways to these kernels do not serve: ``torch.nn.attention.varlen`` has no dropout, and
-    jagged nested tensors, which call the kernels as here, cost the host about 4 ms per layer and step.
-    """
     query, kernels = rows[0], torch.ops.aten
+    if query.device.type == "cpu":
+        attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+        split = zip(*(row.split(spans.lengths) for row, spans in zip(rows, (queries, keys, keys))))
+        parts = [attend(*(tensor.transpose(0, 1)[None] for tensor in review)) for review in split]
+        return torch.cat(parts, dim=2)[0].transpose(0, 1)
     spans = queries.offsets, keys.offsets, max(queries.lengths), max(keys.lengths)
     flash = not query.is_cuda or torch.cuda.get_device_capability(query.device) >= (8, 0)
-    attended: Tensor
     if flash and query.dtype != torch.float32:
-        attended, *_ = kernels._flash_attention_forward(*rows, *spans, dropout, False, False, scale=scaling)  # noqa: SLF001
-        return attended
-    batch, gradient = (row[None] for row in rows), query.requires_grad
-    attended, *_ = kernels._efficient_attention_forward(  # noqa: SLF001
-        *batch, None, *spans, dropout, 0, gradient, scale=scaling
-    )
-    return attended[0]
+        return kernels._flash_attention_forward(*rows, *spans, dropout, False, False, scale=scaling)[0]  # noqa: SLF001
+    batch, options = [row[None] for row in rows], (dropout, 0, query.requires_grad)
+    return kernels._efficient_attention_forward(*batch, None, *spans, *options, scale=scaling)[0][0]  # noqa: SLF001
 
 
-def _last_layer(
-    block: Any, hidden_states: Tensor, *mask: Any, packing: Packing | None = None, **options: Any
-) -> Tensor:
+def _last_layer(block: Any, hidden: Tensor, *mask: Any, packing: Packing | None = None, **other: Any) -> Any:
     """DistilBERT's TransformerBlock.forward; of packed reviews for [CLS] alone, of shape (rows, 1, width)."""
     if packing is None:
-        padded: Tensor = type(block).forward(block, hidden_states, *mask, **options)
-        return padded
-    layer, reviews, tokens = block.attention, packing.reviews, hidden_states[0]
+        return type(block).forward(block, hidden, *mask, **other)
+    layer, reviews, tokens = block.attention, packing.reviews, hidden[0]
     n, used = len(reviews.lengths), sum(reviews.lengths)
     first = tokens.index_select(0, packing.places)
     projected = layer.q_lin(first)[:n], layer.k_lin(tokens)[:used], layer.v_lin(tokens)[:used]
@@ -162,14 +142,13 @@ def _last_layer(
     attended = _attend(rows, packing.firsts, reviews, dropout, layer.scaling).flatten(1)
     attended = functional.pad(attended, (0, 0, 0, len(first) - n))
     first = block.sa_layer_norm(layer.out_lin(attended) + first)
-    output: Tensor = block.output_layer_norm(block.ffn(first) + first)
-    return output[:, None]
+    return block.output_layer_norm(block.ffn(first) + first)[:, None]
 
 
 def enable(model: Any) -> None:
     """Let a DistilBERT classifier take packed reviews besides padded ones; its weights stay the same."""
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
+    transformers.AttentionInterface.register(NAME, attention)
+    transformers.AttentionMaskInterface.register(NAME, transformers.AttentionMaskInterface()["sdpa"])
     model.set_attn_implementation(NAME)
     block = model.distilbert.transformer.layer[-1]
     block.forward = MethodType(_last_layer, block)
@@ -182,27 +161,22 @@ def disable(model: Any) -> None:
 
 
 def choose_layout(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerFast",
-    reviews: TokenizedReviews,
-    autocast: torch.dtype | None = None,
-    check: bool | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, reviews: TokenizedReviews, check: bool = False
 ) -> Padded:
     """Packed batches for DistilBERT, padded ones for other models and where packed ones do not work.
 
     Args:
         model: on its device; packed batches are enabled in it.
         tokenizer: the model's.
-        reviews: some of them are scored both ways.
-        autocast: number format of autocast, if it is used.
-        check: whether to compare both ways first; None: on any device but a CPU, where the tests do.
+        reviews: some of them are scored both ways, in the number format of the caller's autocast.
+        check: whether to compare both ways even on a CPU, where the tests do.
     """
     padded, packed, device = Padded(tokenizer), Packed(tokenizer), model.device.type
-    if type(model) is not DistilBertForSequenceClassification or device not in ("cpu", "cuda"):
+    if type(model) is not transformers.DistilBertForSequenceClassification or device not in ("cpu", "cuda"):
         return padded
     enable(model)
-    if (device != "cpu" if check is None else check) and len(reviews):
-        if problem := find_problem(model, padded, packed, reviews, autocast):
+    if (check or device != "cpu") and len(reviews):
+        if problem := find_problem(model, padded, packed, reviews):
             log.warning("packed batches do not work here (%s): reviews are padded instead", problem)
             disable(model)
             return padded
@@ -210,13 +184,7 @@ def choose_layout(
     return packed
 
 
-def find_problem(
-    model: "PreTrainedModel",
-    padded: Padded,
-    packed: Packed,
-    reviews: TokenizedReviews,
-    autocast: torch.dtype | None,
-) -> str | None:
+def find_problem(model: Any, padded: Padded, packed: Packed, reviews: TokenizedReviews) -> str | None:
     """What is wrong with packed batches on this device, or None.
 
     A few reviews, short and long, are scored both ways; logits and a gradient must agree within the number
@@ -226,22 +194,21 @@ def find_problem(
     indices = some[np.linspace(0, len(some) - 1, PROOF_REVIEWS).astype(int)].tolist()
     tokens = int(reviews.lengths[indices].sum())
     sizes = Sizes(tokens, PROOF_REVIEWS, (tokens + 100,), PROOF_REVIEWS + 1)
-    weight: Any = model.get_parameter("distilbert.embeddings.LayerNorm.weight")
+    weight = model.get_parameter("distilbert.embeddings.LayerNorm.weight")
     found = []
     try:
         for layout, training in ((padded, False), (packed, False), (packed, True)):
             inputs = layout.inputs(reviews, indices, sizes, model.device)
             inputs.pop("labels")
-            with torch.autocast(model.device.type, autocast) if autocast else nullcontext():
-                logits = model.train(training)(**inputs).logits[:PROOF_REVIEWS].float()
-            found.append((logits.detach(), torch.autograd.grad(logits.pow(2).sum(), weight)[0].float()))
+            logits = model.train(training)(**inputs).logits[:PROOF_REVIEWS]
+            found.append((logits.detach(), torch.autograd.grad(logits.float().pow(2).sum(), weight)[0]))
     except Exception as error:  # a kernel may fail in any way
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     finally:
         model.eval()
-    tolerance = TOLERANCE[autocast or model.dtype]
+    tolerance = TOLERANCE[logits.dtype]
     for what, own, other in zip(("logits", "gradients"), *found[:2]):
-        difference = ((own - other).norm() / own.norm()).item()
+        difference = ((own.float() - other.float()).norm() / own.float().norm()).item()
         if not difference <= tolerance:
             return f"{what} differ by {difference:.1e}, more than {tolerance:.0e}"
     return None

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 if TYPE_CHECKING:
-    from transformers import DistilBertConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 4_000  # tokens
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
@@ -29,11 +29,4 @@ def build_tokenizer(texts: Iterable[str], max_length: int) -> "PreTrainedTokeniz
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         **{f"{token[1:-1].lower()}_token": token for token in SPECIAL},
-    )
-
-
-def build_config(vocabulary: int, max_length: int, **labels: Any) -> "DistilBertConfig":
-    """The configuration of a two-layer DistilBERT, 128 wide, with ``id2label`` and ``label2id``."""
-    return transformers.DistilBertConfig(
-        vocab_size=vocabulary, max_position_embeddings=max_length, **SIZES, **labels
     )

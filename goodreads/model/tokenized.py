@@ -2,25 +2,24 @@
 
 import json
 import tempfile
-from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
 
 from goodreads.common.files import sha256_lines
 from goodreads.common.progress import Progress, log
 from goodreads.data.split_store import ShardedSplit, Split, content_sha256
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 FORMAT = "2"
+datasets.disable_progress_bars()  # ours is used
 
 
 class TokenizedReviews:
@@ -37,32 +36,21 @@ class TokenizedReviews:
 
     def __init__(self, table: pa.Table) -> None:
         self.labels: NDArray[np.int64] = np.array(table.column("label").to_numpy())
-        self.names = [name for name in table.column_names if name != "label"]
-        # per record batch and column the flat values, and where each review begins in them; no copies
-        self._values = {
-            name: [chunk.values.to_numpy() for chunk in table.column(name).chunks] for name in self.names
-        }
-        chunks = table.column("input_ids").chunks
-        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
-        parts = [np.diff(offsets) for offsets in self._offsets]
-        self.lengths: NDArray[np.int32] = np.concatenate([np.zeros(0, np.int32), *parts])
+        self._tokens = {name: table.column(name) for name in table.column_names if name != "label"}
+        self.names = list(self._tokens)
+        lengths = pc.list_value_length(self._tokens["input_ids"])
+        self.lengths: NDArray[np.int32] = lengths.to_numpy()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def rows(self, name: str, indices: Sequence[int]) -> list[NDArray[np.int32]]:
         """One column of some reviews, as views."""
-        found = []
-        for i in indices:
-            chunk = bisect_right(self._first, i) - 1
-            offsets, place = self._offsets[chunk], i - self._first[chunk]
-            found.append(self._values[name][chunk][offsets[place] : offsets[place + 1]])
-        return found
+        return [self._tokens[name][i].values.to_numpy() for i in indices]
 
 
 def tokenize_texts(
-    tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_length: int
 ) -> TokenizedReviews:
     """One review or more without labels, tokenized in memory; for the arguments see ``tokenize``."""
     source = datasets.Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
@@ -70,7 +58,7 @@ def tokenize_texts(
 
 
 def tokenize_split(
-    split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_length: int, cache_dir: Path
+    split: Split | ShardedSplit, tokenizer: PreTrainedTokenizerFast, max_length: int, cache_dir: Path
 ) -> TokenizedReviews:
     """A split tokenized, from the cache if it holds the same reviews, tokenizer and length.
 
@@ -96,7 +84,7 @@ def tokenize_split(
 
 
 def tokenize(
-    source: datasets.Dataset, tokenizer: "PreTrainedTokenizerFast", max_length: int, path: Path | None
+    source: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, path: Path | None
 ) -> TokenizedReviews:
     """Tokenize into an Arrow file, or into memory.
 
@@ -106,7 +94,6 @@ def tokenize(
         max_length: tokens kept of a text, special tokens included.
         path: the file; None for memory.
     """
-    datasets.disable_progress_bars()  # ours is used
     progress = Progress("tokenize", len(source), "reviews")
     options: dict[str, Any] = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
     empty = {"input_ids": [tokenizer.pad_token_id], "token_type_ids": [0]}
@@ -114,20 +101,11 @@ def tokenize(
     def columns(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         progress.update(len(batch["text"]))
         encoded = tokenizer(batch["text"], **options)
-        found = {name: [ids or empty[name] for ids in encoded[name]] for name in encoded}
-        return found | {"label": batch["label"]}
+        return {name: [ids or empty[name] for ids in encoded[name]] for name in encoded}
 
-    tokens = dict.fromkeys(tokenizer(["a"], **options), datasets.List(datasets.Value("int32")))
-    made = source.map(
-        columns,
-        batched=True,
-        remove_columns=["text"],
-        features=datasets.Features(tokens | {"label": datasets.Value("int64")}),
-        keep_in_memory=path is None,
-        cache_file_name=str(path) if path else None,
-        load_from_cache_file=False,
-        new_fingerprint=path.stem if path else "memory",
-    )
+    kept: dict[str, Any] = {"cache_file_name": str(path)} if path else {"keep_in_memory": True}
+    kept |= {"load_from_cache_file": False, "new_fingerprint": "tokens"}
+    made = source.map(columns, batched=True, remove_columns=["text"], **kept)
     progress.close()
     return TokenizedReviews(made.data.table)
 
@@ -136,12 +114,11 @@ def _source(split: Split | ShardedSplit, scratch: str) -> datasets.Dataset:
     """Texts and labels; those of shards are copied to ``scratch``, which must stay until they are read."""
     if isinstance(split, Split):
         return datasets.Dataset.from_dict({"text": split.texts, "label": split.labels})
-    datasets.disable_progress_bars()
     paths = [str(shard) for shard in split.shards]
     return datasets.Dataset.from_parquet(paths, columns=["text", "label"], cache_dir=scratch)
 
 
-def _key(split: Split | ShardedSplit, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> str:
+def _key(split: Split | ShardedSplit, tokenizer: PreTrainedTokenizerFast, max_length: int) -> str:
     """A hash of all that decides the tokens."""
     if isinstance(split, ShardedSplit):
         content = sha256_lines(split.shards.values())

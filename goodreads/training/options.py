@@ -3,9 +3,9 @@
 This module is imported before --help is answered, so it must not import torch.
 """
 
-import copy
 import dataclasses
 import math
+import operator
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -20,7 +20,8 @@ from goodreads.common.errors import InputError
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 FLAGS: dict[str, dict[str, Any]] = TABLE["flags"]
-TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "path": Path, "bool": bool | None}
+TYPES = {"int": int, "float": float, "str": str, "path": Path, "bool": bool}
+LIMITS = {"above": operator.gt, "at least": operator.ge, "below": operator.lt}
 
 
 @dataclasses.dataclass
@@ -36,7 +37,6 @@ class RunArguments:
     source: str | None
     max_length: int
     validation_per_genre: int
-    early_stopping_patience: int | None
     model_name_or_path: str
     effective_batch_size: int
     output_dir: Path
@@ -52,10 +52,7 @@ def _dataclass(table: dict[str, dict[str, Any]], title: str) -> type:
     """A dataclass for HfArgumentParser of options of a table; None: not given, and no default here."""
     fields = []
     for name, about in table.items():
-        metadata: dict[str, Any] = {key: about[key] for key in ("help", "choices") if key in about}
-        if about["type"] == "bool":
-            metadata |= {"nargs": "?", "const": True}
-        field = dataclasses.field(default=about.get("default"), metadata=metadata)
+        field = dataclasses.field(default=about.get("default"), metadata=about)
         fields.append((name, TYPES[about["type"]], field))
     return dataclasses.make_dataclass("Options", fields, namespace={"_argument_group_name": title})
 
@@ -81,21 +78,16 @@ class OptionParser(Parser, HfArgumentParser):
                 raise InputError(f"{self.place}--{name} has no effect here: {instead[0]}")
         super().error(self.place + message)
 
-    def parse(self, words: list[str], over: Namespace | None = None) -> Namespace:
-        """Parse words over other values; end with one line if one is unknown, of the wrong type or range."""
-        values = self.parse_args(words, copy.copy(over))
+    def parse(self, words: list[str]) -> Namespace:
+        """Parse words; end with one line if one is unknown, of the wrong type or out of its range."""
+        values = self.parse_args(words)
         for name, limits in TABLE["limits"].items():
-            value = getattr(values, name)
-            if value is not None and not _within(value, **limits):
-                bounds = " and ".join(f"{word.replace('_', ' ')} {bound}" for word, bound in limits.items())
+            if (value := getattr(values, name)) is None:
+                continue
+            if not (math.isfinite(value) and all(LIMITS[word](value, limits[word]) for word in limits)):
+                bounds = " and ".join(f"{word} {bound}" for word, bound in limits.items())
                 self.error(f"argument --{name}: {value} must be {bounds}")
         return values
-
-
-def _within(
-    number: float, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
-) -> bool:
-    return above < number < below and number >= at_least
 
 
 def parse(doc: str | None, argv: list[str]) -> tuple[RunArguments, dict[str, Any]]:
@@ -118,10 +110,10 @@ def parse(doc: str | None, argv: list[str]) -> tuple[RunArguments, dict[str, Any
     recipe = parser.parse(read_recipe(given.recipe))
     if recipe.recipe != "default":
         parser.error("a recipe cannot name another")
-    values = vars(parser.parse(argv, recipe))
-    batch = [  # the batch size that is asked for is the effective one
-        layer.effective_batch_size or layer.per_device_train_batch_size for layer in (given, recipe)
-    ]
+    parser.set_defaults(**vars(recipe))
+    values = vars(parser.parse(argv))
+    # the batch size that is asked for is the effective one
+    batch = [layer.effective_batch_size or layer.per_device_train_batch_size for layer in (given, recipe)]
     values["effective_batch_size"] = batch[0] or batch[1] or 16
     run = RunArguments(**{name: values[name] for name in TABLE["own"]})
     flags = {name: values[name] for name in FLAGS if values[name] is not None}
@@ -138,30 +130,27 @@ def read_recipe(name: str) -> list[str]:
     Raises:
         InputError: there is no such file, or it is no YAML mapping of options to values.
     """
-    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     try:
         # BaseLoader leaves every value as the user wrote it
         values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         return [f"--{option}={value}" for option, value in values.items()]
-    except OSError as error:
-        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-        raise InputError(f"--recipe {name}: {error.strerror}; use a file or one of: {known}") from error
-    except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as error:
-        raise InputError(f"--recipe {name} is not a YAML mapping of options to values: {error}") from error
+    except Exception as error:  # what a file may hold has no end
+        known = " or ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise InputError(f"--recipe {name} is not a YAML mapping of options ({error}) nor {known}") from error
 
 
 def _check_together(run: RunArguments, flags: dict[str, Any]) -> None:
     """Refuse options that contradict each other or would have no effect."""
     evaluate, save, validates = flags["eval_strategy"], flags["save_strategy"], run.validation_per_genre
-    selects = {"metric_for_best_model"} & flags.keys() or run.early_stopping_patience is not None
-    follows = flags.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
-    if run.resume and run.force:
-        raise InputError("--resume and --force contradict each other")
-    if "save_steps" in flags and save != "steps":
-        raise InputError("--save_steps has an effect only with --save_strategy steps")
-    if (selects or follows) and not validates:
-        raise InputError(
-            "the test split never selects a model or learning rate: give --validation-per-genre N"
-        )
-    if validates and not evaluate == save == "epoch":
-        raise InputError("--validation-per-genre goes with --eval_strategy epoch and --save_strategy epoch")
+    selects = flags.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")
+    selects |= "metric_for_best_model" in flags
+    rarely = validates and not evaluate == save == "epoch"
+    wrong = {
+        "--resume and --force contradict each other": run.resume and run.force,
+        "--save_steps goes with --save_strategy steps": "save_steps" in flags and save != "steps",
+        "the test split never selects anything: give --validation-per-genre N": selects and not validates,
+        "--validation-per-genre goes with --eval_strategy epoch and --save_strategy epoch": rarely,
+    }
+    if found := [said for said, is_wrong in wrong.items() if is_wrong]:
+        raise InputError(found[0])

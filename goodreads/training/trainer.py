@@ -6,11 +6,11 @@ reviews depends on the seed and the epoch alone; each test review is scored once
 
 import math
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from goodreads.common.errors import CheckFailed, InputError
@@ -19,22 +19,6 @@ from goodreads.evaluation.scoring import score_reviews
 from goodreads.model.batching import BatchPlan, ShuffledBatches, scoring_sizes, training_sizes
 from goodreads.model.packed import choose_layout
 from goodreads.model.tokenized import TokenizedReviews
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-
-class Share(TypedDict):
-    """What one process takes of an effective batch.
-
-    Attributes:
-        indices: its reviews.
-        weight: of each review in the loss; 0 if the batch has fewer reviews than there are processes and this
-            one has none of its own.
-    """
-
-    indices: list[int]
-    weight: float
 
 
 class GenreTrainer(Trainer):
@@ -50,8 +34,8 @@ class GenreTrainer(Trainer):
         kwargs: the Trainer's, with ``TokenizedReviews`` as data sets.
     """
 
-    model: "PreTrainedModel"
-    processing_class: "PreTrainedTokenizerFast"
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerFast
     train_dataset: TokenizedReviews
     eval_dataset: dict[str, TokenizedReviews]
 
@@ -61,10 +45,9 @@ class GenreTrainer(Trainer):
         args._n_gpu = min(1, args.n_gpu)  # noqa: SLF001
         super().__init__(**kwargs)
         self.plan = plan
-        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        reviews: TokenizedReviews = self.train_dataset
-        self.layout = choose_layout(self.model, self.processing_class, reviews, autocast)
-        self.sizes = training_sizes(plan, reviews.lengths)
+        with self.compute_loss_context_manager():
+            self.layout = choose_layout(self.model, self.processing_class, self.train_dataset)
+        self.sizes = training_sizes(plan, self.train_dataset.lengths)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """Shares of effective batches, which are the same on any number of processes."""
@@ -74,7 +57,11 @@ class GenreTrainer(Trainer):
         loader.set_epoch = batches.set_epoch  # the Trainer calls it at the start of each epoch
         return loader
 
-    def _share(self, batch: list[int]) -> Share:
+    def _share(self, batch: list[int]) -> dict[str, Any]:
+        """What this process takes: ``indices``, and the ``weight`` of each review in the loss.
+
+        It is 0 if the batch has fewer reviews than there are processes and this one has none of its own.
+        """
         processes = self.accelerator.num_processes
         share = batch[self.accelerator.process_index :: processes]
         # the processes' gradients are averaged, and one without a review has to take part in that too
@@ -84,14 +71,12 @@ class GenreTrainer(Trainer):
         """Not counted: the Trainer's way counts all parameters at every step."""
         return 0
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Compute the gradients of this process's share of an effective batch.
 
         Args:
             model: in the wrapper of several processes, if there are several.
-            inputs: a ``Share``.
+            inputs: of ``_share``.
             num_items_in_batch: not used; the share says it.
 
         Returns:
@@ -106,13 +91,15 @@ class GenreTrainer(Trainer):
         loss = torch.zeros((), device=self.args.device)
         try:
             for part in parts:
-                last = part is parts[-1]
-                with nullcontext() if last else self.accelerator.no_sync(model):
+                with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
                     loss += self._backward(model, [inputs["indices"][i] for i in part], inputs["weight"])
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise InputError(self._less_memory(max(map(len, parts)))) from error
-            raise
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+            most, effective = max(map(len, parts)), self.plan.effective
+            fewer = f"--per_device_train_batch_size {most // 2 or 1} --effective_batch_size {effective}"
+            said = f"out of memory with {most} reviews at once; run again with {fewer}"
+            raise InputError(f"{said}, or with a lower --max_length") from error
         if self.args.device.type == "cpu" and self.accelerator.num_processes == 1:
             self._check_finite(loss.item())
         return loss
@@ -127,20 +114,10 @@ class GenreTrainer(Trainer):
         self.accelerator.backward(total * weight)
         return total.detach() * weight
 
-    def _less_memory(self, reviews: int) -> str:
-        if reviews == 1:
-            return "out of memory with a single review; lower --max_length or take a smaller model"
-        return (
-            f"out of memory with {reviews} reviews at once; run again with --per_device_train_batch_size "
-            f"{reviews // 2} --effective_batch_size {self.plan.effective}"
-        )
-
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise CheckFailed(
-                f"the loss is {loss} at step {self.state.global_step + 1}: training diverged and nothing was "
-                "saved; lower --learning_rate"
-            )
+            said = f"the loss is {loss} at step {self.state.global_step + 1}: training diverged"
+            raise CheckFailed(f"{said} and nothing was saved; lower --learning_rate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, unless the training loss is not finite: that ends the run, in all processes at once.

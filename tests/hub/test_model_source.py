@@ -39,7 +39,7 @@ def fetch(cache: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({**GONE, "adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}, "holds an adapter alone"),
+        ({**GONE, "adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}, "merge an adapter"),
         ({**GONE, "config.json": b"{}", "pytorch_model.bin": b"p"}, "pickles are never loaded"),
     ],
 )

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, TrainingArguments
 
 from goodreads.model.batching import plan_batches
+from goodreads.model.scratch_model import build_tokenizer
 from goodreads.model.tokenized import TokenizedReviews
 from goodreads.training.trainer import GenreTrainer
 
 VOCABULARY = 500
 WORDS = "the a book of dragons poems war love murder school king and with very dull great end".split()
+TOKENIZER = build_tokenizer(WORDS, 512)
 
 
 def some_texts(n: int) -> list[str]:
@@ -47,15 +49,6 @@ def tiny_distilbert(dropout: float = 0.0, **options: Any) -> Any:
     return DistilBertForSequenceClassification(config).eval()
 
 
-class Tokenizer:
-    """What of a tokenizer is needed for tokens that are there already."""
-
-    pad_token_id, pad_token_type_id, padding_side, model_max_length = 0, 0, "right", 512
-
-    def save_pretrained(self, folder: str) -> None:
-        """A checkpoint of these tests needs no tokenizer."""
-
-
 def make_trainer(
     folder: Path, train: Any, test: Any, effective: int, plan: Any = (None, 1, "cpu"), **options: Any
 ) -> GenreTrainer:
@@ -63,15 +56,10 @@ def make_trainer(
 
     ``plan`` holds the other arguments of ``plan_batches``; options are the Trainer's own or of its arguments.
     """
-    own = {key: options.pop(key, None) for key in ("args", "model", "processing_class", "callbacks")}
+    own = ("args", "model", "processing_class", "callbacks")
+    given = {key: options.pop(key) for key in own if key in options}
     fixed = {"output_dir": str(folder), "report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 42}
     usual = {"eval_strategy": "epoch", "save_strategy": "no", "logging_steps": 1, "optim": "sgd"}
-    own["args"] = own["args"] or TrainingArguments(**fixed | usual | options)
-    own["model"] = own["model"] or tiny_distilbert()
-    own["processing_class"] = own["processing_class"] or Tokenizer()
-    return GenreTrainer(
-        train_dataset=train,
-        eval_dataset={"test": test},
-        plan=plan_batches(effective, *plan),
-        **own,
-    )
+    parts: dict[str, Any] = {"model": tiny_distilbert(), "processing_class": TOKENIZER}
+    parts |= {"args": TrainingArguments(**fixed | usual | options), "eval_dataset": {"test": test}}
+    return GenreTrainer(train_dataset=train, plan=plan_batches(effective, *plan), **parts | given)

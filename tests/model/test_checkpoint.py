@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def test_any_classifier_of_transformers_is_trained_scored_and_published(kind: st
     texts = ["", "unknown words", *TEXTS, " ".join(TEXTS)]
     ids, labels = [str(i) for i in range(len(texts))], [i % 3 for i in range(len(texts))]
     reviews = tokenize_split(Split(ids, ids, texts, labels, LABELS), tokenizer, 12, tmp_path)
-    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    before = [weight.clone() for weight in model.parameters()]
     own = {"model": model, "processing_class": tokenizer}
     trainer = make_trainer(tmp_path, reviews, reviews, 6, max_steps=2, optim="adamw_torch", **own)
     trainer.train()
     loss = trainer.evaluate()["eval_test_loss"]
-    changed = [name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])]
-    assert len(changed) > 0.8 * len(before)
+    same = sum(torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+    assert same < 0.2 * len(before)
 
     save(tmp_path / "model", model, tokenizer)
     classifier = load_classifier(tmp_path / "model", "float32", "cpu")
@@ -70,10 +71,8 @@ def test_any_classifier_of_transformers_is_trained_scored_and_published(kind: st
 
 
 def test_a_model_is_judged_without_torch(trained: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from goodreads.model.checkpoint import inspect; "
-        f"print(inspect(Path({str(trained)!r})), 'torch' in sys.modules)"
-    )
+    program = "import sys, pathlib; from goodreads.model.checkpoint import inspect; "
+    program += f"print(inspect(pathlib.Path({str(trained)!r})), 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == f"{LABELS} False", result.stderr
 
@@ -88,57 +87,36 @@ def test_weights_in_several_files_load(trained: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
-def edit(name: str, key: str | None = None, **changes: Any) -> Callable[[Path], object]:
-    """What changes a JSON file of a folder, or the object of that key in it."""
-
-    def change(folder: Path) -> None:
-        document = json.loads((folder / name).read_text())
-        (document[key] if key else document).update(changes)
-        (folder / name).write_text(json.dumps(document))
-
-    return change
+def edit(folder: Path, name: str, key: str = "", **changes: Any) -> None:
+    """Change a JSON file, or the object of that key in it."""
+    document = json.loads((folder / name).read_text())
+    (document[key] if key else document).update(changes)
+    (folder / name).write_text(json.dumps(document))
 
 
-def drop(part: str) -> Callable[[Path], object]:
-    """What removes some weights."""
-
-    def change(folder: Path) -> None:
-        weights = {key: value for key, value in load_file(folder / WEIGHTS).items() if part not in key}
-        save_file(weights, folder / WEIGHTS, {"format": "pt"})
-
-    return change
+def drop(folder: Path, part: str) -> None:
+    """Remove some weights."""
+    weights = {key: value for key, value in load_file(folder / WEIGHTS).items() if part not in key}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
 
 
-def adapter(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text("{}")
-
-
+CONFIG, TOKENIZER, POINTER = "config.json", "tokenizer.json", "version https://git-lfs.github.com/spec/v1"
 VOCABULARY = {"word0": 1_000, **{f"{a}{b}": 9 for a in "abc" for b in "abc"}}
 CODE = {"AutoConfig": "x.C", "AutoModel": "x.M"}
-UNREADABLE = "cannot be loaded: "
+FAILS = "cannot be loaded: "
 DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {  # how; what scoring says; what training says
-    "pointer": (
-        lambda f: (f / WEIGHTS).write_text("version https://git-lfs"),
-        "git lfs pull",
-        "git lfs pull",
-    ),
-    "cut": (lambda f: os.truncate(f / WEIGHTS, 9_000), "model.safetensors is damaged", UNREADABLE + "model"),
-    "pickle": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "a pickle", UNREADABLE + "model"),
-    "adapter": (adapter, "an adapter alone", UNREADABLE + "model"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json", UNREADABLE),
-    "later tokenizer": (
-        edit("tokenizer.json", "model", type="Later"),
-        UNREADABLE + "tok",
-        UNREADABLE + "tok",
-    ),
-    "other tokenizer": (edit("tokenizer.json", "model", vocab=VOCABULARY), "do not fit", "do not fit"),
-    "no config": (lambda f: (f / "config.json").write_text('{"model_ty'), "config.json", "config.json"),
-    "its own code": (edit("config.json", model_type="x", auto_map=CODE), "is never run", "is never run"),
-    "labels": (edit("config.json", id2label={"0": "a", "2": "b"}), "config.json is damaged", ""),
-    "language model": (edit("config.json", architectures=["BertForMaskedLM"]), "no trained classifier", ""),
-    "no classifier": (drop("classifier"), "no trained classifier", ""),
-    "half the encoder": (drop("layer.1"), "its weights lack", "its weights lack"),
+    "pointer": (lambda f: (f / WEIGHTS).write_text(POINTER), "git lfs pull", "git lfs pull"),
+    "cut": (lambda f: os.truncate(f / WEIGHTS, 9_000), "model.safetensors is damaged", FAILS),
+    "pickle": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "with save_pretrained", FAILS),
+    "adapter": (lambda f: (f / WEIGHTS).rename(f / "adapter_model.safetensors"), "merge an adapter", FAILS),
+    "no tokenizer": (lambda f: (f / TOKENIZER).unlink(), "has no tokenizer.json", FAILS),
+    "later tokenizer": (lambda f: edit(f, TOKENIZER, "model", type="Later"), FAILS, FAILS),
+    "other tokenizer": (lambda f: edit(f, TOKENIZER, "model", vocab=VOCABULARY), "do not fit", "do not fit"),
+    "own code": (lambda f: edit(f, CONFIG, model_type="x", auto_map=CODE), "is never run", "is never run"),
+    "labels": (lambda f: edit(f, CONFIG, id2label={"0": "a", "2": "b"}), "config.json is damaged", ""),
+    "masked": (lambda f: edit(f, CONFIG, architectures=["BertForMaskedLM"]), "no trained classifier", ""),
+    "no classifier": (lambda f: drop(f, "classifier"), "no trained classifier", ""),
+    "half the encoder": (lambda f: drop(f, "layer.1"), "its weights lack", "its weights lack"),
 }
 
 
@@ -148,11 +126,8 @@ def test_what_is_not_a_whole_model_is_refused(
 ) -> None:
     damage, *messages = DAMAGE[kind]
     damage(trained)
-    loads = (
-        lambda: load_classifier(trained, "float32", "cpu"),
-        lambda: load_for_training(trained, LABELS, 16, 1, []),
-    )
-    for load, message in zip(loads, messages):
+    scoring = partial(load_classifier, trained, "float32", "cpu")
+    for load, message in zip((scoring, partial(load_for_training, trained, LABELS, 16, 1, [])), messages):
         with pytest.raises(InputError, match=message) if message else nullcontext() as refused:
             load()
         assert not message or len(str(refused.value)) < 600
@@ -165,15 +140,12 @@ def test_more_tokens_than_a_model_takes_are_refused(base: Path) -> None:
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, trained: Path) -> None:
-    checkpoint.check_replaceable(tmp_path / "new")
-    checkpoint.check_replaceable(trained)
     (trained / f".new{SUFFIX}").mkdir()  # of a run that was killed
-    checkpoint.check_replaceable(trained)
+    for folder in (tmp_path / "new", trained):
+        checkpoint.check_replaceable(folder)
     (trained / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
         checkpoint.check_replaceable(trained)
-    with pytest.raises(InputError, match="is a file"):
-        checkpoint.check_replaceable(trained / "notes.txt")
 
 
 def test_weights_that_are_not_finite_are_not_saved(base: Path, tmp_path: Path) -> None:
@@ -182,11 +154,3 @@ def test_weights_that_are_not_finite_are_not_saved(base: Path, tmp_path: Path) -
     with pytest.raises(CheckFailed, match=r"classifier\.weight is not finite"):
         save(tmp_path / "model", model, tokenizer)
     assert not (tmp_path / "model").exists()
-
-
-def test_new_weights_depend_on_the_seed_alone(base: Path) -> None:
-    first, same, other = (
-        load_for_training(base, LABELS, 16, seed, [])[1].get_parameter("classifier.weight")
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, same) and not torch.equal(first, other)

@@ -114,7 +114,7 @@ UNFIT = [  # what is done to the folder, arguments, part of the error line
     (lambda f: None, "--repo genres", "no repository genres: give --repo user/name or set HF_REPO"),
     (lambda f: (f / "model/vocab.txt").touch(), "", "training_log.json is of another model"),
     (change("model/config.json", id2label={str(i): f"L{i}" for i in range(8)}), "", "another model"),
-    (lambda f: (f / "model/model.safetensors").write_text("version https://git-lfs"), "", "git-lfs"),
+    (lambda f: (f / "model/model.safetensors").write_text("version https://git-lfs"), "", "git lfs pull"),
     (change("results/eval_results_local.json", model={}), "", "is of another version"),
     (lambda f: (f / "results/eval_results_local.json").unlink(), "", "evaluate_model.py --model model"),
     (lambda f: (f / "results" / PICTURES[0]).unlink(), "", "plot_results.py --results-dir results"),

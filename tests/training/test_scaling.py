@@ -22,8 +22,7 @@ def train(rank: int, processes: int, folder: Path) -> None:
     lengths = some_lengths(65, seed=2) // 3 + 2
     trainer = make_trainer(
         folder / "none", some_reviews(lengths[:50]), some_reviews(lengths[50:]), 16, (None, processes, "cpu"),
-        num_train_epochs=2, learning_rate=0.5, ddp_backend="gloo" if processes > 1 else None,
-        ddp_find_unused_parameters=False,
+        num_train_epochs=2, learning_rate=0.5, ddp_find_unused_parameters=False,
     )  # fmt: skip
     assert trainer.accelerator.num_processes == processes
     trainer.train()
