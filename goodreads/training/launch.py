@@ -157,6 +157,6 @@ def announce(device: machine.Device, arguments: transformers.TrainingArguments, 
         again = f"torchrun --nproc-per-node {count} train.py {shlex.join(sys.argv[1:])}"
         log.warning("%d of %d GPUs are idle; use all with: %s", count - plan.devices, count, again)
     if device.type == "cpu":
-        hint = f"If there is one: {machine.CONTAINER_HINT}."
-        box = ["NO GPU: training runs on the CPU.", f"Why: {device.reason}. To stop: --require-gpu.", hint]
+        why, hint = f"Why: {device.reason}.", f"If there is one: {machine.CONTAINER_HINT}."
+        box = ["NO GPU: training runs on the CPU.", why, hint, "To stop instead: --require-gpu."]
         log.warning("\n%s", machine.boxed(box))
