@@ -30,7 +30,6 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "HF_HOME": str(home / "hf"),
         "MPLCONFIGDIR": str(home / "mpl"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1",
         "PYTHONUNBUFFERED": "1",
     }

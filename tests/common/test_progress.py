@@ -12,5 +12,5 @@ def test_a_log_gets_plain_lines(caplog: pytest.LogCaptureFixture, monkeypatch: p
         score = progress.Progress("score", total, "reviews")
         score.update(1000)
         score.close()
-    of_none, of_many = "score: 1,000 reviews", "score: 1,000 of 3,000 reviews"
-    assert [line.rpartition(",")[0] for line in caplog.messages] == [of_none, of_none, of_many]
+    lines = [line.rpartition(",")[0] for line in caplog.messages]
+    assert lines == ["score: 1,000 reviews"] * 2 + ["score: 1,000 of 3,000 reviews"]

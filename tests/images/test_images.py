@@ -40,8 +40,7 @@ def predictions(folder: Path, name: str) -> Any:
 
 
 def closing(result: Result) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return document
+    return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
 def test_the_local_image_scores_as_the_host_does_without_a_network(world: World, tmp_path: Path) -> None:

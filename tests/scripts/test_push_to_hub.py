@@ -15,7 +15,6 @@ from tools.loopback_hub import Fault, LoopbackHub, Repo, Token
 
 WRITE, READ, OTHER = "hf_writeSECRET", "hf_readSECRET", "hf_otherSECRET"
 TOKENS = {WRITE: Token("ada"), READ: Token("ada", "read"), OTHER: Token("bob")}
-Patch = pytest.MonkeyPatch
 Damage = Callable[[Path], object]
 REPO = "ada/genres"
 PICTURES = ("confusion_matrix_local.png", "per_class_metrics_local.png", "training_loss.png")
@@ -54,7 +53,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, trained: Path, small_data: Path, monkeypatch: Patch) -> Iterator[Place]:
+def place(
+    tmp_path: Path, trained: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
     sleep = time.sleep  # the library pauses too
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     work = tmp_path / "work"
