@@ -5,7 +5,6 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
 
 CHUNK = 8192
 
@@ -59,7 +58,7 @@ class FileServer(ThreadingHTTPServer):
         self.changed, self.stopping = threading.Condition(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/byGenre/"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FileServer":
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

@@ -47,8 +47,7 @@ ENDS = [  # code or options, exit status, part of the error line
     ("raise InputError('\\x1b[31m\\x00 \\udcff \\u2028 \\u2551')", 2, "\\x1b[31m\\x00 \\udcff ║"),
     ("--lr 3", 2, "unrecognized arguments: --lr 3; did you mean --learning_rate? (see x.py --help)"),
     ("--per-gnere 5", 2, "did you mean --per-genre?"),
-    ("--per-genre 0", 2, "'0' is not a whole number of at least 1"),
-    ("--per-genre 99999999999999999999", 2, "is not a whole number"),
+    ("--per-genre 99999999999999999999", 2, "99' is not a whole number of at least 1"),
 ]
 
 
@@ -122,7 +121,6 @@ def test_help_takes_less_than_two_seconds_of_cpu_time(script: str, tmp_path: Pat
     assert after.children_user + after.children_system - before.children_user - before.children_system < 2
     assert shown.startswith(f"usage: {script}") and "--debug" in shown
     assert "SUPPRESS" not in shown and "(default: None)" not in shown
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interpreter_without_the_packages_is_one_line(tmp_path: Path) -> None:
