@@ -201,7 +201,8 @@ def find_problem(model: Any, padded: Padded, packed: Packed, reviews: TokenizedR
             inputs = layout.inputs(reviews, indices, sizes, model.device)
             inputs.pop("labels")
             logits = model.train(training)(**inputs).logits[:PROOF_REVIEWS]
-            found.append((logits.detach(), torch.autograd.grad(logits.float().pow(2).sum(), weight)[0]))
+            with torch.autocast(model.device.type, enabled=False):  # as the backward pass in training
+                found.append((logits.detach(), torch.autograd.grad(logits.float().pow(2).sum(), weight)[0]))
     except Exception as error:  # a kernel may fail in any way
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     finally:
