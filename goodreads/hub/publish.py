@@ -39,7 +39,7 @@ def publish(model: Path, data: Path, results: Path, repo: str, public: bool) -> 
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)
         tag = stage(model, data, results, repo, staged)
-        # every step may be repeated, so after a passing fault all of them are
+        # every step finds what the one before has done, so after a passing fault all of them are repeated
         record = attempt(repo, lambda api: _push(api, repo, tag, staged, public))
     write_json(results / "hub_push.json", record)
     return record
@@ -110,6 +110,7 @@ def stage(model: Path, data: Path, results: Path, repo: str, staged: Path) -> st
     write_json(staged / "split_manifest.json", model_card.split_manifest(data))
     for path in (*files, *pictures):
         (staged / path.name.replace("_local", "")).symlink_to(path.resolve())
+    # a tag that names its content never has to move; the card holds the tag, so its draft counts instead
     content = sha256_lines([draft, *map(sha256_file, sorted(staged.iterdir()))])
     tag = f"v-{hashes[WEIGHTS][:8]}-{content[:8]}"
     write_text(staged / "README.md", model_card.render(repo, tag, documents))
