@@ -37,12 +37,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-import yaml
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.speed import arguments
 from goodreads.common import machine
 from goodreads.common.cli import Parser, positive_int, run
 from goodreads.common.errors import InputError
@@ -51,12 +49,14 @@ from goodreads.data.sampling import Parameters
 from goodreads.data.split_builder import build_split
 from goodreads.data.split_store import Split, carve, read_split
 from goodreads.evaluation.scoring import score_reviews
-from goodreads.model.batching import plan_batches, scoring_sizes
+from goodreads.model.batching import scoring_sizes
 from goodreads.model.checkpoint import load_for_training
 from goodreads.model.tokenized import tokenize_split
+from goodreads.training import launch
+from goodreads.training.options import parse
 from goodreads.training.trainer import GenreTrainer
 
-ROOT = Path(__file__).resolve().parent.parent
+OWN = ("reviews", "tail", "layer_decay", "average", "r_drop")  # what train.py has no option for
 RESAMPLES, BLOCK = 10_000, 500  # in all, and at a time
 LARGE = {"genres": ("comics_graphic", "children"), "per_genre": 2_150}  # the genres with most reviews
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -154,56 +154,41 @@ def make_splits(setting: str, seed: int) -> tuple[Split, Split]:
         return read_split(folder, "train"), read_split(folder, "test")
 
 
-def parse_variant(text: str) -> Options:
-    """The default recipe's options with those of ``text``, such as ``learning_rate=1e-4 tail=128``."""
-    options: Options = yaml.safe_load((ROOT / "recipes/default.yaml").read_text(encoding="utf-8"))
-    options["model_name_or_path"] = "models/distil-mini"
-    for word in text.split():
-        name, _, value = word.partition("=")
-        try:
-            options[name] = int(value) if value.isdecimal() else float(value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def make_trainer(options: Options, checkpoint: Path, splits: tuple[Split, Split], folder: Path) -> Any:
-    """The Trainer of a variant with the tokens of both splits, the test split's as ``eval_dataset``."""
-    own = {name: options.pop(name, 0) for name in ("tail", "layer_decay", "average", "r_drop")}
-    length, batch = options.pop("max_length"), options.pop("effective_batch_size")
-    device, (train, test) = machine.choose_device().type, splits
-    tokenizer, model = load_for_training(checkpoint, train.label_names, length, options["seed"], train.texts)
-    if own["tail"]:
-        train, test = (head_and_tail(split, tokenizer, length, own["tail"]) for split in splits)
-    if (precision := machine.choose_precision(device)) != "float32":
-        options[precision] = True
-    args = arguments(device, per_device_train_batch_size=batch, **options)
+def make_trainer(words: list[str], own: Options, splits: Sequence[Split], folder: Path) -> Any:
+    """train.py's Trainer with some of its options and with ``OWN`` ones; the test split to be evaluated."""
+    run, flags = parse(None, [*words, f"--output_dir={folder}", "--save_strategy=no", "--eval_strategy=no"])
+    args, plan = launch.complete(run, flags, machine.choose_device().type)
+    length, names, texts = run.max_length, splits[0].label_names, splits[0].texts
+    tokenizer, model = load_for_training(run.model_name_or_path, names, length, run.seed, texts)
     model.to(args.device)  # type: ignore[arg-type]
-    parts = {"model": model, "args": args, "processing_class": tokenizer}
-    for name, split in (("train_dataset", train), ("eval_dataset", test)):
-        parts[name] = tokenize_split(split, tokenizer, length, folder)
+    if own["tail"]:
+        splits = [head_and_tail(split, tokenizer, length, int(own["tail"])) for split in splits]
+    train, test = (tokenize_split(split, tokenizer, length, folder) for split in splits)
+    parts: Options = {"model": model, "args": args, "processing_class": tokenizer, "plan": plan}
+    parts |= {"train_dataset": train, "eval_dataset": test}
     if own["average"]:
         parts["callbacks"] = [MovingAverage(model, own["average"])]
     if own["layer_decay"]:
         groups = decayed_groups(model, args, own["layer_decay"])
         parts["optimizers"] = torch.optim.AdamW(groups, fused=True), None
-    kind: Any = RDropTrainer if own["r_drop"] else GenreTrainer
-    made = kind(plan=plan_batches(batch, None, 1, device), **parts)
-    made.divergence_weight = own["r_drop"]
-    return made
+    trainer: Any = (RDropTrainer if own["r_drop"] else GenreTrainer)(**parts)
+    trainer.divergence_weight = own["r_drop"]
+    return trainer
 
 
 def train_and_score(setting: str, task: tuple[str, int]) -> Record:
     """One run: its accuracy and loss, and as 0 or 1 which test reviews it got right."""
     (variant, seed), log.level = task, logging.WARNING
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    options, (train, test) = parse_variant(variant) | {"seed": seed}, make_splits(setting, seed)
-    if per_genre := options.pop("reviews", 0):
-        _, train = carve(train, per_genre)
-    checkpoint = Path(os.environ["GOODREADS_REAL"], options.pop("model_name_or_path"))
+    given = dict(word.split("=") for word in variant.split())
+    own = {name: float(given.pop(name, 0)) for name in OWN}
+    checkpoint = Path(os.environ["GOODREADS_REAL"], "models/distil-mini")
+    given |= {"seed": str(seed), "model_name_or_path": str(checkpoint)}
+    train, test = make_splits(setting, seed)
+    if own["reviews"]:
+        _, train = carve(train, int(own["reviews"]))
     with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
-        trainer = make_trainer(options, checkpoint, (train, test), Path(name))
+        words = [f"--{option}={value}" for option, value in given.items()]
+        trainer = make_trainer(words, own, (train, test), Path(name))
         seconds = trainer.train().metrics["train_runtime"]
         sizes = scoring_sizes(trainer.args.device.type, trainer.eval_dataset.lengths)
         logits = score_reviews(trainer.model, trainer.layout, sizes, trainer.eval_dataset)
