@@ -36,7 +36,9 @@ def test_a_refusal_is_reported_with_the_reason_of_the_hub(
     said = f"^ada/genres: {re.escape(expected)}.*the Hub answered {status}: {message}"
     with pytest.raises(InputError, match=said):
         ask()
-    asked = [request for request in hub.requests if request.path == INFO]  # the library asks for more, once
+    asked = [
+        request for request in hub.requests if re.search(INFO, request.path)
+    ]  # the library asks for more, once
     assert len(asked) == (len(PAUSES) if status == 500 else 1)
 
 
