@@ -36,10 +36,8 @@ def test_a_refusal_is_reported_with_the_reason_of_the_hub(
     said = f"^ada/genres: {re.escape(expected)}.*the Hub answered {status}: {message}"
     with pytest.raises(InputError, match=said):
         ask()
-    asked = [
-        request for request in hub.requests if re.search(INFO, request.path)
-    ]  # the library asks for more, once
-    assert len(asked) == (len(PAUSES) if status == 500 else 1)
+    asked = [re.search(INFO, request.path) for request in hub.requests]  # the library asks for more, once
+    assert len(list(filter(None, asked))) == (len(PAUSES) if status == 500 else 1)
 
 
 @pytest.mark.parametrize(
