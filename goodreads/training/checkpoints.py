@@ -119,10 +119,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, run: dict[str, Any], limit: int) -> None:
         self.run, self.limit = run, limit
         self.saving: Path | None = None  # the checkpoint that is being written
-        self.received, self._own = (
-            0,
-            0,
-        )  # the signal that came to any process as of the last step; to this one
+        self.received = self._own = 0  # the signal of any process as of the last step; of this one
         self._group: Any = None
         self._before: dict[int, Any] = {}
 
