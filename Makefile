@@ -30,7 +30,7 @@ sample-hub:
 
 # the README's figures of real reviews: eight genres, 90 training and 30 test reviews each
 REAL = --data-dir real/data --results-dir real/results
-real: $(VENV)/installed ## train and evaluate the stand-in that GOODREADS_REAL names, into real/; 10 minutes on a CPU
+real: $(VENV)/installed ## train and evaluate the stand-in that GOODREADS_REAL names, into real/; 7 minutes on a CPU
 	$(RUN) data_loader.py --source "$(GOODREADS_REAL)/goodreads" --head 120 --per-genre 120 --train-per-genre 90 \
 	  --output-dir real/data
 	$(RUN) train.py --model_name_or_path "$(GOODREADS_REAL)/models/distil-mini" $(REAL) --output_dir real/model \
