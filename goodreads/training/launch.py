@@ -157,6 +157,7 @@ def announce(device: machine.Device, arguments: transformers.TrainingArguments, 
         again = f"torchrun --nproc-per-node {count} train.py {shlex.join(sys.argv[1:])}"
         log.warning("%d of %d GPUs are idle; use all with: %s", count - plan.devices, count, again)
     if device.type == "cpu":
-        why, hint = f"Why: {device.reason}.", f"If there is one: {machine.CONTAINER_HINT}."
+        asked = f", though {asked} asks for one" if (asked := machine.gpu_asked_for()) else ""
+        why, hint = f"Why: {device.reason}{asked}.", f"If there is one: {machine.CONTAINER_HINT}."
         box = ["NO GPU: training runs on the CPU.", why, hint, "To stop instead: --require-gpu."]
         log.warning("\n%s", machine.boxed(box))
