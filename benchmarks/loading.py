@@ -4,19 +4,21 @@
     python -m benchmarks.loading --repeats 9    # more runs, steadier medians
 
 Eight generated files, as long and as compressible as the real ones' beginnings, are served on this machine:
-directly, and through a proxy with the latency and the bandwidth of a distant server. Both ways run in turns.
+as fast as it can, and with the latency and the bandwidth of a distant server. Both ways run in turns.
 The last stdout line is one JSON document.
 """
 
 import gzip
 import json
+import os
 import random
-import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+import time
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from multiprocessing import Process, Queue
 from statistics import median
 from timeit import timeit
 from typing import Any
@@ -28,6 +30,8 @@ from goodreads.data.genres import SAMPLING_ORDER, file_name
 from goodreads.data.sample_reviews import review
 from goodreads.data.sampling import Parameters, sample_split
 
+LATENCY, RATE = 0.02, 4e6  # seconds of a round trip; bytes per second and connection
+
 
 def write_genre(path: str, genre: str, reviews: int) -> None:
     """``reviews`` lines of about 1,000 bytes in the UCSD format, which gzip makes about 350 of."""
@@ -38,12 +42,23 @@ def write_genre(path: str, genre: str, reviews: int) -> None:
             print(json.dumps(review(genre, number) | noise), file=file)
 
 
-def start(stack: ExitStack, *command: object, cwd: str | None = None) -> int:
-    """Run a Python module until the stack is closed; the port that it prints."""
-    words, pipe, quiet = [sys.executable, "-u", "-m", *map(str, command)], subprocess.PIPE, subprocess.DEVNULL
-    process = stack.enter_context(subprocess.Popen(words, cwd=cwd, stdout=pipe, stderr=quiet, text=True))
-    stack.callback(process.terminate)
-    return int(next(iter(process.stdout or ())).rpartition("port ")[2].split()[0])
+class SlowLine(SimpleHTTPRequestHandler):
+    """Serves files with the latency and the bandwidth of a distant server."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Send the body after two round trips, those of the handshake and of the request."""
+        time.sleep(2 * LATENCY)
+        while part := source.read(1 << 14):
+            time.sleep(len(part) / RATE)
+            outputfile.write(part)
+
+
+def serve(folder: str, handler: type[SimpleHTTPRequestHandler], ports: Any) -> None:
+    """Serve a folder on a free port, which goes into the queue ``ports``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    ports.put(server.server_port)
+    server.serve_forever()
 
 
 def reference(base: str, head: int) -> None:
@@ -75,13 +90,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=positive_int, default=5, help="runs of each way")
     options = parser.parse_args()
     figures: dict[str, Any] = {"benchmark": "loading", "reviews_per_genre": options.reviews}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         for genre in SAMPLING_ORDER:
             write_genre(f"{folder}/{file_name(genre)}", genre, options.reviews * 3 // 2)  # more than is read
-        direct = start(stack, "http.server", 0, "--bind", "127.0.0.1", cwd=folder)
-        ports = {"loopback": direct, "slow line": start(stack, "benchmarks.slow_line", direct)}
-        for line, port in ports.items():
-            figures[line] = compare(f"http://127.0.0.1:{port}/", options.reviews, options.repeats)
+        for line, handler in (("loopback", SimpleHTTPRequestHandler), ("slow line", SlowLine)):
+            ports: Any = Queue()
+            server = Process(target=serve, args=(folder, handler, ports), daemon=True)
+            server.start()
+            figures[line] = compare(f"http://127.0.0.1:{ports.get()}/", options.reviews, options.repeats)
+            server.kill()
             print(f"{line:<12}", *(f"{name} {value:.3f}" for name, value in figures[line].items()), sep="  ")
     print(json.dumps(figures))
 
