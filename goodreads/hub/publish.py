@@ -1,5 +1,6 @@
 """Publish an evaluated model: check it, push one commit, tag it, verify every file, then make it public."""
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,18 @@ def publish(model: Path, data: Path, results: Path, repo: str, public: bool) -> 
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)
         tag = stage(model, data, results, repo, staged)
+        heads: list[str] = []
         # every step finds what the one before has done, so after a passing fault all of them are repeated
-        record = attempt(repo, lambda api: _push(api, repo, tag, staged, public))
+        record = attempt(repo, lambda api: _push(api, repo, tag, staged, public, heads))
     write_json(results / "hub_push.json", record)
     return record
 
 
-def _push(api: HfApi, repo: str, tag: str, staged: Path, public: bool) -> dict[str, Any]:
-    """Commit exactly the staged files, tag the commit, verify it, and make it public if asked."""
+def _push(api: HfApi, repo: str, tag: str, staged: Path, public: bool, heads: list[str]) -> dict[str, Any]:
+    """Commit exactly the staged files, tag the commit, verify it, and make it public if asked.
+
+    The repository's newest commit is added to ``heads``, which holds those of earlier tries.
+    """
     api.create_repo(repo, private=True, exist_ok=True)
     api.auth_check(repo, write=True)
     before = api.model_info(repo)
@@ -56,9 +61,9 @@ def _push(api: HfApi, repo: str, tag: str, staged: Path, public: bool) -> dict[s
     log.info("%s: pushing %s", repo, ", ".join(names) or "nothing, it holds this already")
     add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
     delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
-    commit = str(before.sha)
-    if names:  # the Hub refuses the commit if somebody else has pushed since
-        options = {"commit_message": "Genre classifier", "parent_commit": commit}
+    heads.append(commit := str(before.sha))
+    if names:  # the Hub refuses the commit if somebody else has pushed since the first try
+        options = {"commit_message": "Genre classifier", "parent_commit": heads[0]}
         commit = str(api.create_commit(repo, [*add, *delete], **options).oid)
     api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
     if wrong := differences(api, repo, tag, staged, HUBS_OWN):
@@ -79,9 +84,9 @@ def stage(model: Path, data: Path, results: Path, repo: str, staged: Path) -> st
     Raises:
         InputError: the model is incomplete or not the one that was evaluated, or a results file is missing.
     """
-    folders = f"--data-dir {data} --results-dir {results}"
-    train = f"python train.py --output_dir {model} {folders}"
-    evaluate = f"python evaluate_model.py --model {model} {folders}"
+    words = ["--data-dir", str(data), "--results-dir", str(results)]
+    train = shlex.join(["python", "train.py", "--output_dir", str(model), *words])
+    evaluate = shlex.join(["python", "evaluate_model.py", "--model", str(model), *words])
     inspect(model)
     files = [path for name in (*REQUIRED, *OPTIONAL) if (path := model / name).is_file()]
     hashes = {path.name: sha256_file(path) for path in files}
@@ -91,7 +96,7 @@ def stage(model: Path, data: Path, results: Path, repo: str, staged: Path) -> st
     baseline = read_json(tfidf, "python evaluate_model.py --model tfidf") if tfidf.is_file() else None
     pictures = [results / name for name in PICTURES]
     if missing := [path for path in pictures if not path.is_file()]:
-        draw = f"python plot_results.py --results-dir {results}"
+        draw = shlex.join(["python", "plot_results.py", "--results-dir", str(results)])
         raise InputError(f"{missing[0]} is missing; draw it with: {draw}")
     documents = {"result": result, "training": training, "manifest": manifest, "baseline": baseline}
     other = f"is of another model or split than those in {model} and {data}"

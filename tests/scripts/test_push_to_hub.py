@@ -153,7 +153,10 @@ def test_a_push_that_breaks_off(place: Place, kind: Any, method: str, path: str,
     place.one_right_commit(private=False)
 
 
-def test_a_concurrent_push_is_refused_not_overwritten(place: Place) -> None:
+@pytest.mark.parametrize("faults", [[], [Fault("lost_answer", "POST", "/commit/")]], ids=["", "lost answer"])
+def test_a_concurrent_push_is_refused_not_overwritten(place: Place, faults: list[Fault]) -> None:
+    place.hub.faults += faults
+
     def meddle(repo: Repo) -> None:
         place.hub.before_commit = None
         repo.commit({"theirs.txt": b"mine"}, "somebody else's")
