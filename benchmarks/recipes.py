@@ -6,13 +6,8 @@
     python -m benchmarks.recipes --variants learning_rate=5e-5 "learning_rate=5e-5 num_train_epochs=4"
 
 GOODREADS_REAL names a folder with goodreads/*.json.gz and models/distil-mini, the stand-in for
-distilbert-base-cased. A variant is what it changes in recipes/default.yaml; it may also set
-
-    reviews       training reviews per genre
-    tail          tokens kept of the end of a review that is too long (Sun et al. 2019, arXiv:1905.05583)
-    layer_decay   factor of the learning rate per layer, from the classifier down (Howard & Ruder 2018)
-    average       weight of the past in a moving average of the weights, which is scored in their place
-    r_drop        weight of the divergence between two passes with dropout (Liang et al. 2021, R-Drop)
+distilbert-base-cased. A variant is what it changes in recipes/default.yaml, by train.py's options; reviews=N
+trains on N reviews per genre.
 
 A seed decides the split too. Each run adds a line to --runs and is not done again, so a grid that was cut off
 goes on. The table compares each variant with the first: mean difference, 95 % interval and p-value of a
@@ -23,11 +18,9 @@ import io
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
 from multiprocessing import get_context
@@ -36,13 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.functional import cross_entropy
 
 from goodreads.common import machine
-from goodreads.common.cli import Parser, positive_int, run
+from goodreads.common.cli import Parser, positive_int
+from goodreads.common.cli import run as run_script
 from goodreads.common.errors import InputError
 from goodreads.common.progress import Progress, log
 from goodreads.data.sampling import Parameters
@@ -56,7 +48,6 @@ from goodreads.training import launch
 from goodreads.training.options import parse
 from goodreads.training.trainer import GenreTrainer
 
-OWN = ("reviews", "tail", "layer_decay", "average", "r_drop")  # what train.py has no option for
 RESAMPLES, BLOCK = 10_000, 500  # in all, and at a time
 LARGE = {"genres": ("comics_graphic", "children"), "per_genre": 2_150}  # the genres with most reviews
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -71,9 +62,8 @@ TRIED = (
     *(f"{BASE} {change}" for change in (
         "num_train_epochs=2", "num_train_epochs=4", "num_train_epochs=6", "effective_batch_size=8",
         "effective_batch_size=32", "effective_batch_size=128 learning_rate=4e-4", "warmup_steps=0",
-        "lr_scheduler_type=cosine", "label_smoothing_factor=0.1", "layer_decay=0.9", "layer_decay=0.8",
-        "average=0.99", "max_length=256", "max_length=128", "max_length=256 tail=128",
-        "max_length=128 tail=64", "r_drop=1", "weight_decay=0.1",
+        "lr_scheduler_type=cosine", "label_smoothing_factor=0.1", "weight_decay=0.1", "max_length=256",
+        "max_length=128",
     )),
 )  # fmt: skip
 SIZES = (200, 400, 800, 1_600)
@@ -83,64 +73,8 @@ GRIDS = {
     "curve": (f"{BASE} reviews=800", *(f"{BASE} reviews={n}" for n in SIZES if n != 800),
               BASE, f"{BASE} num_train_epochs=1", f"{BASE} num_train_epochs=2"),
 }  # fmt: skip
-Options = dict[str, Any]
 Record = dict[str, Any]
 Interval = tuple[float, float, float, float]  # value, low, high and p-value
-
-
-class MovingAverage(transformers.TrainerCallback):
-    """Replaces the weights at the end by an exponential moving average over the steps."""
-
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        self.mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Take the step's weights in."""
-        self.mean.update_parameters(model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Put the average into the model."""
-        model.load_state_dict(self.mean.module.state_dict())
-
-
-class RDropTrainer(GenreTrainer):
-    """Every review twice, with other dropout; the two predictions are drawn together."""
-
-    divergence_weight = 0.0
-
-    def _backward(self, model: torch.nn.Module, indices: list[int], weight: float) -> torch.Tensor:
-        inputs = self.layout.inputs(self.train_dataset, indices, self.sizes, self.args.device)
-        labels, n = inputs.pop("labels"), len(indices)
-        with self.compute_loss_context_manager():
-            one, two = (log_softmax(model(**inputs).logits.float()[:n], dim=1) for _ in range(2))
-            total = nll_loss((one + two) / 2, labels[:n], reduction="sum")
-            apart = partial(kl_div, reduction="sum", log_target=True)
-            total += self.divergence_weight * (apart(one, two) + apart(two, one)) / 2
-        self.accelerator.backward(total * weight)
-        return total.detach() * weight
-
-
-def decayed_groups(model: Any, args: transformers.TrainingArguments, decay: float) -> list[Options]:
-    """AdamW's parameter groups, with a learning rate that falls by ``decay`` per layer."""
-    groups, top = [], model.config.num_hidden_layers + 1
-    for name, weights in model.named_parameters():
-        layer = re.search(r"\.layer\.(\d+)\.", name)
-        depth = int(layer[1]) + 1 if layer else 0 if ".embeddings." in name else top
-        plain = name.endswith("bias") or "norm" in name.lower()
-        rate = args.learning_rate * decay ** (top - depth)
-        decayed = 0.0 if plain else args.weight_decay
-        groups.append({"params": [weights], "lr": rate, "weight_decay": decayed})
-    return groups
-
-
-def head_and_tail(split: Split, tokenizer: Any, length: int, tail: int) -> Split:
-    """The split with the middle cut out of each review that has more than ``length`` tokens."""
-    encoded, texts = tokenizer(split.texts, add_special_tokens=False, return_offsets_mapping=True), []
-    for text, places in zip(split.texts, encoded["offset_mapping"], strict=True):
-        if len(places) > length - 2:
-            text = text[: places[length - 2 - tail - 1][1]] + " " + text[places[-tail][0] :]
-        texts.append(text)
-    return replace(split, texts=texts)
 
 
 @cache
@@ -154,48 +88,30 @@ def make_splits(setting: str, seed: int) -> tuple[Split, Split]:
         return read_split(folder, "train"), read_split(folder, "test")
 
 
-def make_trainer(words: list[str], own: Options, splits: Sequence[Split], folder: Path) -> Any:
-    """train.py's Trainer with some of its options and with ``OWN`` ones; the test split to be evaluated."""
-    run, flags = parse(None, [*words, f"--output_dir={folder}", "--save_strategy=no", "--eval_strategy=no"])
-    args, plan = launch.complete(run, flags, machine.choose_device().type)
-    length, names, texts = run.max_length, splits[0].label_names, splits[0].texts
-    tokenizer, model = load_for_training(run.model_name_or_path, names, length, run.seed, texts)
-    model.to(args.device)  # type: ignore[arg-type]
-    if own["tail"]:
-        splits = [head_and_tail(split, tokenizer, length, int(own["tail"])) for split in splits]
-    train, test = (tokenize_split(split, tokenizer, length, folder) for split in splits)
-    parts: Options = {"model": model, "args": args, "processing_class": tokenizer, "plan": plan}
-    parts |= {"train_dataset": train, "eval_dataset": test}
-    if own["average"]:
-        parts["callbacks"] = [MovingAverage(model, own["average"])]
-    if own["layer_decay"]:
-        groups = decayed_groups(model, args, own["layer_decay"])
-        parts["optimizers"] = torch.optim.AdamW(groups, fused=True), None
-    trainer: Any = (RDropTrainer if own["r_drop"] else GenreTrainer)(**parts)
-    trainer.divergence_weight = own["r_drop"]
-    return trainer
-
-
 def train_and_score(setting: str, task: tuple[str, int]) -> Record:
-    """One run: its accuracy and loss, and as 0 or 1 which test reviews it got right."""
+    """One run: its loss, and as 0 or 1 which test reviews it got right."""
     (variant, seed), log.level = task, logging.WARNING
-    given = dict(word.split("=") for word in variant.split())
-    own = {name: float(given.pop(name, 0)) for name in OWN}
+    given, (train, test) = dict(word.split("=") for word in variant.split()), make_splits(setting, seed)
+    if per_genre := int(given.pop("reviews", 0)):
+        _, train = carve(train, per_genre)
     checkpoint = Path(os.environ["GOODREADS_REAL"], "models/distil-mini")
-    given |= {"seed": str(seed), "model_name_or_path": str(checkpoint)}
-    train, test = make_splits(setting, seed)
-    if own["reviews"]:
-        _, train = carve(train, int(own["reviews"]))
-    with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
-        words = [f"--{option}={value}" for option, value in given.items()]
-        trainer = make_trainer(words, own, (train, test), Path(name))
+    given |= {"save_strategy": "no", "eval_strategy": "no", "seed": str(seed)}
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        given |= {"model_name_or_path": str(checkpoint), "output_dir": folder}
+        run, flags = parse(None, [f"--{option}={value}" for option, value in given.items()])
+        args, plan = launch.complete(run, flags, machine.choose_device().type)
+        length = run.max_length
+        tokenizer, model = load_for_training(checkpoint, train.label_names, length, seed, train.texts)
+        tokens, unseen = (tokenize_split(it, tokenizer, length, Path(folder)) for it in (train, test))
+        parts: Any = {"model": model.to(args.device), "processing_class": tokenizer}  # type: ignore[arg-type]
+        trainer = GenreTrainer(args=args, plan=plan, train_dataset=tokens, eval_dataset={}, **parts)
         seconds = trainer.train().metrics["train_runtime"]
-        sizes = scoring_sizes(trainer.args.device.type, trainer.eval_dataset.lengths)
-        logits = score_reviews(trainer.model, trainer.layout, sizes, trainer.eval_dataset)
+        sizes = scoring_sizes(args.device.type, unseen.lengths)
+        logits = score_reviews(trainer.model, trainer.layout, sizes, unseen)
     right = logits.argmax(dim=1).numpy() == np.array(test.labels)
     loss = cross_entropy(logits, torch.tensor(test.labels)).item()
-    record = {"setting": setting, "variant": variant, "seed": seed, "accuracy": right.mean().item()}
-    return record | {"loss": loss, "seconds": seconds, "right": "".join(map(str, right.astype(int)))}
+    record = {"setting": setting, "variant": variant, "seed": seed, "seconds": seconds, "loss": loss}
+    return record | {"right": "".join(map(str, right.astype(int)))}
 
 
 def hits(records: list[Record], variant: str, seeds: list[int]) -> NDArray[np.float64]:
@@ -305,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, "benchmarks.recipes")
+    run_script(main, "benchmarks.recipes")

@@ -30,7 +30,7 @@ def test_a_grid_goes_on_where_it_was_and_compares_with_its_first_variant(files: 
         part.save_pretrained(tmp_path / "models/distil-mini")
     variants = [
         "max_steps=2 max_length=16",
-        "max_steps=2 max_length=16 tail=4 layer_decay=0.9 average=0.5 r_drop=1",
+        "max_steps=2 max_length=16 reviews=40 lr_scheduler_type=cosine",
     ]
 
     def grid(seeds: str) -> tuple[str, list[str]]:
@@ -47,5 +47,7 @@ def test_a_grid_goes_on_where_it_was_and_compares_with_its_first_variant(files: 
     table, twice = grid("2")
     assert len(once) == 2 and len(twice) == 4 and twice[:2] == once
     first, second = table.splitlines()[2:]
-    assert first.startswith(f"| {variants[0]} | 2 | 0.") and second.startswith("| tail=4 layer_decay=0.9")
+    assert first.startswith(f"| {variants[0]} | 2 | 0.") and second.startswith(
+        "| reviews=40 lr_scheduler_type=cosine | 2 | 0."
+    )
     assert " to " in second.split("|")[5] and 0 < float(second.split("|")[6]) <= 1
