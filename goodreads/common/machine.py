@@ -2,9 +2,7 @@
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -70,15 +68,6 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in PACKAGES},
     }
-
-
-def git_commit(folder: Path) -> str | None:
-    """The commit checked out in ``folder``, with ``-dirty`` if files differ; None outside a checkout."""
-    command = "git describe --always --abbrev=40 --dirty --exclude=*".split()
-    try:
-        return subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, text=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def boxed(lines: list[str]) -> str:

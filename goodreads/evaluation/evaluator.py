@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from goodreads.common import machine
+from goodreads.common import checkout, machine
 from goodreads.common.errors import InputError
 from goodreads.common.files import read_json, sha256_lines
 from goodreads.common.progress import log
@@ -136,11 +136,11 @@ def numbers(data_dir: Path, split: Split, logits: Floats, not_cut: Mask | None) 
         not_cut: which reviews were scored whole, shape (n,), or None where there is no limit of length.
     """
     manifest = split_store.read_manifest(data_dir)
-    subsets = {"unseen_books": _unseen_books(data_dir, split), "not_cut": not_cut}
+    subsets = {"unseen_books": _unseen_books(data_dir, manifest, split), "not_cut": not_cut}
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": machine.git_commit(Path(__file__).parent),
+        "git_commit": checkout.commit(Path(__file__).parent),
         "data": {
             "test_content_sha256": manifest["splits"]["test"]["content_sha256"],
             "reviews": len(split),
@@ -156,9 +156,9 @@ def _content(split: Split) -> str:
     return split_store.content_sha256(split.review_ids, split.labels, split.texts)
 
 
-def _unseen_books(data_dir: Path, split: Split) -> Mask | None:
+def _unseen_books(data_dir: Path, manifest: Document, split: Split) -> Mask | None:
     """Which test reviews are of books without a review in the train split; None where that is not there."""
-    files = [data_dir / name for name in split_store.train_files(split_store.read_manifest(data_dir))]
+    files = [data_dir / name for name in split_store.train_files(manifest)]
     if not all(path.is_file() for path in files):
         return None
     seen = set(pq.read_table(files, columns=["book_id"])["book_id"].unique().to_pylist())

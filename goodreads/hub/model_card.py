@@ -1,13 +1,12 @@
 """The model card and the split manifest that are published with a model, made from results files alone."""
 
 import re
-import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from goodreads.common import checkout
 from goodreads.data.genres import GENRES
 from goodreads.data.split_store import read_manifest, read_split
 from goodreads.model.checkpoint import SCRATCH
@@ -33,17 +32,9 @@ def render(repo: str, tag: str, documents: dict[str, Any]) -> str:
     on_hub = base != SCRATCH and MODEL_ID.fullmatch(base) and not Path(base).is_dir()
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), **strict)
     texts = {"repo": repo, "tag": tag, "base": base if on_hub else Path(base).name, "base_on_hub": on_hub}
-    texts["code"] = address_of_code(TEMPLATE.parent)
+    texts["code"] = checkout.address(TEMPLATE.parent)
     numbers = {"number": "{:.4f}".format, "confusions": _confusions(documents["result"])}
     return str(template.render(documents | texts | numbers | {"genre_names": GENRES}))
-
-
-def address_of_code(folder: Path) -> str:
-    """The page of a checkout's remote repository, without user and password; empty if there is none."""
-    command = shlex.join(["git", "-C", str(folder), "remote", "get-url", "origin"])
-    pattern = r"(?:https://(?:[^@/]*@)?|git@)([\w.-]+)[:/]([\w./-]+?)(?:\.git)?"
-    remote = re.fullmatch(pattern, subprocess.getoutput(command))
-    return f"https://{remote[1]}/{remote[2]}" if remote else ""
 
 
 def _confusions(result: dict[str, Any], most: int = 3) -> list[tuple[float, str, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Args
 
-from goodreads.common import machine
+from goodreads.common import checkout, machine
 from goodreads.common.files import sha256_file
 from goodreads.common.progress import log
 from goodreads.training.checkpoints import OWN
@@ -84,7 +84,7 @@ def training_record(
         "seconds": phases.seconds,
         "throughput": {"reviews_per_second": speed, "tokens_per_second": speed * float(lengths.mean())},
         "environment": machine.environment(),
-        "git_commit": machine.git_commit(Path(__file__).parent),
+        "git_commit": checkout.commit(Path(__file__).parent),
     }
 
 

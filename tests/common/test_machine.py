@@ -1,8 +1,6 @@
 """Device, threads, number format and what the results files say of the machine."""
 
-import subprocess
 from fnmatch import fnmatch
-from pathlib import Path
 from unittest import mock
 
 import joblib
@@ -40,10 +38,3 @@ def test_the_gpu_or_why_not_and_the_number_format(
     except InputError as error:
         said = str(error)
     assert fnmatch(said, f"{expected}*")
-
-
-def test_the_commit_is_named_inside_a_checkout_alone(tmp_path: Path) -> None:
-    assert machine.git_commit(tmp_path) is None
-    for command in ("init -q", "-c user.name=x -c user.email=x commit -q --allow-empty -m x"):
-        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
-    assert len(str(machine.git_commit(tmp_path))) == 40

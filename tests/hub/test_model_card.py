@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from goodreads.hub.model_card import address_of_code, render
+from goodreads.hub.model_card import render
 
 Documents = dict[str, Any]
 INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
@@ -97,19 +96,3 @@ def test_the_lines_that_load_it_run_on_a_review_longer_than_the_limit(
     code = found[1].replace("ada/genres", str(tmp_path / "model"))
     exec(code.replace('classify("', 'classify("' + "The detective found a second body. " * 400), {})
     assert "'label'" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("remote", "address"),
-    [
-        ("https://me:SECRET@example.org/you/code.git", "https://example.org/you/code"),
-        ("git@example.org:you/code.git", "https://example.org/you/code"),
-        ("/srv/code", ""),
-        ("", ""),
-    ],
-)
-def test_the_card_links_the_code_but_no_secret(tmp_path: Path, remote: str, address: str) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    if remote:
-        subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", remote], check=True)
-    assert address_of_code(tmp_path) == address
