@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 
 from goodreads.common.errors import CheckFailed, InputError
 from goodreads.common.files import read_json, sha256_file, sha256_lines, write_json, write_text
@@ -40,30 +40,32 @@ def publish(model: Path, data: Path, results: Path, repo: str, public: bool) -> 
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)
         tag = stage(model, data, results, repo, staged)
-        heads: list[str] = []
-        # every step finds what the one before has done, so after a passing fault all of them are repeated
-        record = attempt(repo, lambda api: _push(api, repo, tag, staged, public, heads))
+        before = attempt(repo, lambda api: _open(api, repo, public))
+        # each step finds what an earlier try has done, so after a passing fault all of them are repeated
+        record = attempt(repo, lambda api: _push(api, repo, tag, staged, before, public))
     write_json(results / "hub_push.json", record)
     return record
 
 
-def _push(api: HfApi, repo: str, tag: str, staged: Path, public: bool, heads: list[str]) -> dict[str, Any]:
-    """Commit exactly the staged files, tag the commit, verify it, and make it public if asked.
-
-    The repository's newest commit is added to ``heads``, which holds those of earlier tries.
-    """
+def _open(api: HfApi, repo: str, public: bool) -> ModelInfo:
+    """The repository as it is, made if it does not exist; raises InputError if it is public unasked."""
     api.create_repo(repo, private=True, exist_ok=True)
     api.auth_check(repo, write=True)
-    before = api.model_info(repo)
-    if not before.private and not public:
+    info = api.model_info(repo)
+    if not info.private and not public:
         raise InputError(f"{repo} exists and is public; push to it with --public, or name another")
-    names = differences(api, repo, str(before.sha), staged, HUBS_OWN)
+    return info
+
+
+def _push(api: HfApi, repo: str, tag: str, staged: Path, before: ModelInfo, public: bool) -> dict[str, Any]:
+    """Commit exactly the staged files, tag the commit, verify it, and make it public if asked."""
+    commit = str(api.model_info(repo).sha)
+    names = differences(api, repo, commit, staged, HUBS_OWN)
     log.info("%s: pushing %s", repo, ", ".join(names) or "nothing, it holds this already")
     add = [CommitOperationAdd(name, staged / name) for name in names if (staged / name).exists()]
     delete = [CommitOperationDelete(name) for name in names if not (staged / name).exists()]
-    heads.append(commit := str(before.sha))
-    if names:  # the Hub refuses the commit if somebody else has pushed since the first try
-        options = {"commit_message": "Genre classifier", "parent_commit": heads[0]}
+    if names:  # the Hub refuses the commit if somebody else has pushed since the repository was opened
+        options = {"commit_message": "Genre classifier", "parent_commit": before.sha}
         commit = str(api.create_commit(repo, [*add, *delete], **options).oid)
     api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
     if wrong := differences(api, repo, tag, staged, HUBS_OWN):
