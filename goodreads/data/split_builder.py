@@ -61,7 +61,7 @@ def build_split(
             write_json(new / "manifest.json", manifest)
         for name in old - {"manifest.json", *manifest["files"]}:
             (output_dir / name).unlink(missing_ok=True)
-    return store.read_manifest(output_dir)
+    return manifest
 
 
 def _reusable(parameters: Parameters, output_dir: Path) -> dict[str, Any] | None:
