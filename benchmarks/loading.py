@@ -10,9 +10,7 @@ The last stdout line is one JSON document.
 
 import gzip
 import json
-import os
 import random
-import sys
 import tempfile
 import time
 from functools import partial
@@ -42,7 +40,14 @@ def write_genre(path: str, genre: str, reviews: int) -> None:
             print(json.dumps(review(genre, number) | noise), file=file)
 
 
-class SlowLine(SimpleHTTPRequestHandler):
+class Server(SimpleHTTPRequestHandler):
+    """Serves files without a line on stderr for each request."""
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+class SlowLine(Server):
     """Serves files with the latency and the bandwidth of a distant server."""
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
@@ -53,10 +58,9 @@ class SlowLine(SimpleHTTPRequestHandler):
             outputfile.write(part)
 
 
-def serve(folder: str, handler: type[SimpleHTTPRequestHandler], ports: Any) -> None:
+def serve(folder: str, handler: type[Server], ports: Any) -> None:
     """Serve a folder on a free port, which goes into the queue ``ports``."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     ports.put(server.server_port)
     server.serve_forever()
 
@@ -93,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for genre in SAMPLING_ORDER:
             write_genre(f"{folder}/{file_name(genre)}", genre, options.reviews * 3 // 2)  # more than is read
-        for line, handler in (("loopback", SimpleHTTPRequestHandler), ("slow line", SlowLine)):
+        for line, handler in (("loopback", Server), ("slow line", SlowLine)):
             ports: Any = Queue()
             server = Process(target=serve, args=(folder, handler, ports), daemon=True)
             server.start()
